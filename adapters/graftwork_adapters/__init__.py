@@ -1,0 +1,1 @@
+"""What an adapter is: artifact, canonical form, immutable store, registry, AdapterService."""

@@ -1,0 +1,133 @@
+"""The canonical form of an adapter: what every checkpoint is lowered to, and all the engine knows.
+
+A primitive changes one linear module of the base, `y = x W^T + b`, or the sequence before it.
+Primitives hold tensors in the dtype of the file, on the CPU, contiguous.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """`y += (x A^T) B^T`, with every scale folded into B."""
+
+    a: Tensor  # (rank, in_features)
+    b: Tensor  # (out_features, rank)
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputScale:
+    """`y = scale * (x W^T + low rank) + b`: the bias stays outside, as in DoRA."""
+
+    scale: Tensor  # (out_features,)
+
+
+@dataclass(frozen=True, slots=True)
+class BiasDelta:
+    """`b += delta`; outside any output scale."""
+
+    delta: Tensor  # (out_features,)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleAdapter:
+    """What an adapter does to one linear module."""
+
+    low_rank: LowRank | None = None
+    output_scale: OutputScale | None = None
+    bias_delta: BiasDelta | None = None
+
+    def tensors(self) -> list[Tensor]:
+        found: list[Tensor] = []
+        if self.low_rank is not None:
+            found += [self.low_rank.a, self.low_rank.b]
+        if self.output_scale is not None:
+            found.append(self.output_scale.scale)
+        if self.bias_delta is not None:
+            found.append(self.bias_delta.delta)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredAdapter:
+    """A whole adapter in canonical form."""
+
+    modules: Mapping[str, ModuleAdapter] = field(default_factory=dict)  # by the base's module name
+    virtual_tokens: Tensor | None = None  # (num_virtual_tokens, hidden_size): embeddings put first
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        return 0 if self.virtual_tokens is None else self.virtual_tokens.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank, 0 where no module has a low-rank pair."""
+        ranks = [m.low_rank.rank for m in self.modules.values() if m.low_rank is not None]
+        return max(ranks, default=0)
+
+    def tensors(self) -> list[Tensor]:
+        found = [tensor for module in self.modules.values() for tensor in module.tensors()]
+        if self.virtual_tokens is not None:
+            found.append(self.virtual_tokens)
+        return found
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors())
+
+
+@dataclass(frozen=True, slots=True)
+class LinearModule:
+    """A linear module of the base that adapters may change."""
+
+    in_features: int
+    out_features: int
+    has_bias: bool
+
+
+class BaseDescription(Protocol):
+    """What lowering must know of the base; the server's loaded model provides it."""
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:..." over the quantized weights."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def linear_modules(self) -> Mapping[str, LinearModule]:
+        """By the name that `named_modules` of the causal LM gives, such as
+        "model.layers.0.self_attn.q_proj"; includes GPT-2's Conv1D and the output head."""
+
+    def weight(self, name: str) -> Tensor:
+        """The dequantized weight of a linear module: (out_features, in_features), float32."""
+
+
+def cast(adapter: LoweredAdapter, dtype: torch.dtype) -> LoweredAdapter:
+    """The adapter with its low-rank factors rounded to `dtype`; all else stays as it is."""
+
+    def cast_module(module: ModuleAdapter) -> ModuleAdapter:
+        if module.low_rank is None:
+            return module
+        pair = LowRank(module.low_rank.a.to(dtype), module.low_rank.b.to(dtype))
+        return ModuleAdapter(pair, module.output_scale, module.bias_delta)
+
+    modules = {name: cast_module(module) for name, module in adapter.modules.items()}
+    return LoweredAdapter(modules, adapter.virtual_tokens)

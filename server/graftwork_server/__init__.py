@@ -1,0 +1,1 @@
+"""The engine, GenerationService, and the only place that wires everything together."""

@@ -1,0 +1,1 @@
+"""The loop from feedback to live: journal, datasets, jobs, recipes, evaluation."""
