@@ -4,8 +4,9 @@ Each room derives its own errors from `WireError`; one interceptor of the server
 statuses, and `from_rpc_error` turns a status back into what a caller can read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -81,7 +82,8 @@ class ErrorDetails:
 def details_of(error: grpc.RpcError) -> ErrorDetails:
     """Reads the google.rpc details that `to_grpc_status` wrote; works for sync and aio errors."""
     reason, field, retry_after_s = "", None, None
-    metadata = error.trailing_metadata() or ()
+    # The stubs give errors another type of metadata than calls; both are pairs.
+    metadata = cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ())
     for key, value in metadata:
         if key != "grpc-status-details-bin":
             continue

@@ -1,0 +1,102 @@
+"""What goes wrong in the server's room.
+
+Errors of a request, which the interceptor turns into gRPC statuses:
+
+    graftwork.status.WireError
+    └── ServerError
+        ├── QueueFull          RESOURCE_EXHAUSTED, with the time after which to try again
+        ├── ContextTooLong     INVALID_ARGUMENT, with the field
+        ├── NotReady           FAILED_PRECONDITION
+        ├── Draining           UNAVAILABLE, with the time after which to try again
+        ├── DeadlineExceeded   DEADLINE_EXCEEDED
+        ├── RequestCancelled   CANCELLED
+        └── InternalError      INTERNAL, says nothing but an incident's id
+
+Other fields that are not acceptable raise `graftwork.status.InvalidFieldError`.
+
+Errors of a start, which the command prints without a traceback:
+
+    StartupError
+    ├── ConfigError            config.py
+    ├── DefaultModelError      default_model.py
+    └── TlsError               tls.py
+"""
+
+import grpc
+from graftwork.status import WireError
+
+
+class ServerError(WireError):
+    """Root of the errors that a caller of the server sees."""
+
+
+class QueueFull(ServerError):
+    """As many requests wait as the server takes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+    def __init__(self, limit: int, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            f"{limit} requests are waiting already, the most that this server queues",
+            retry_after_s=retry_after_s,
+            metadata={"max_queued_requests": str(limit)},
+        )
+
+
+class ContextTooLong(ServerError):
+    """The prompt, the adapter's virtual tokens and the tokens asked for exceed the context."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "CONTEXT_TOO_LONG"
+
+    def __init__(self, field: str, num_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"{field}: {num_tokens} tokens, but the context holds {limit}",
+            field=field,
+            metadata={"num_tokens": str(num_tokens), "max_context_tokens": str(limit)},
+        )
+
+
+class NotReady(ServerError):
+    """What the request needs exists but cannot be used as it is."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NOT_READY"
+
+
+class Draining(ServerError):
+    """The server is shutting down and takes no new requests."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down", retry_after_s=1.0)
+
+
+class DeadlineExceeded(ServerError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class RequestCancelled(ServerError):
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class InternalError(ServerError):
+    """A fault of the server; the log holds the traceback under the incident's id."""
+
+    code = grpc.StatusCode.INTERNAL
+    reason = "INTERNAL"
+
+    def __init__(self, incident: str) -> None:
+        super().__init__(
+            f"internal error; the server's log has it as incident {incident}",
+            metadata={"incident": incident},
+        )
+
+
+class StartupError(Exception):
+    """The server cannot start; the message says what to change."""
