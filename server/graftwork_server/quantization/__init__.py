@@ -1,0 +1,1 @@
+"""Linear modules whose weights are held quantized, drop-in for nn.Linear."""
