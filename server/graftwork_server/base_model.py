@@ -14,11 +14,15 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from graftwork_adapters.canonical import LinearModule
 from graftwork_server.attention import PAGED_ATTENTION
-from graftwork_server.errors import ModelNotUsableError
+from graftwork_server.errors import StartupError
 from graftwork_server.quantization import quantize_linear
 from graftwork_server.quantization.linear import QuantizedLinear
 
 logger = logging.getLogger(__name__)
+
+
+class ModelNotUsable(StartupError):
+    """The base model cannot be loaded or served; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ def load_base_model(
 ) -> BaseModel:
     """Loads a folder or a hub id and quantizes its linear modules.
 
-    Raises ModelNotUsableError where it is no decoder-only causal LM with dense attention.
+    Raises ModelNotUsable where it is no decoder-only causal LM with dense attention.
     """
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local_only)
@@ -170,7 +174,7 @@ def load_base_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_only)
     except (OSError, ValueError) as error:
-        raise ModelNotUsableError(f"model: cannot load {str(source)!r}: {error}") from error
+        raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
     return prepare_base_model(
         model, tokenizer, name=str(source), quantization=quantization, device=device
     )
@@ -186,7 +190,7 @@ def prepare_base_model(
 ) -> BaseModel:
     """Freezes, quantizes and moves a model that is already in memory."""
     if model.config.is_encoder_decoder:
-        raise ModelNotUsableError(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
+        raise ModelNotUsable(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
     model.set_attn_implementation(PAGED_ATTENTION)
     model.eval().requires_grad_(requires_grad=False)
     if quantization != "none":

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable
 
 from graftwork_server.engine import Engine
-from graftwork_server.errors import DrainingError, QueueFullError
-from graftwork_server.events import Event
+from graftwork_server.errors import Draining, QueueFull
+from graftwork_server.events import Event, is_final
 from graftwork_server.request import Sequence
 
 
@@ -58,18 +58,17 @@ class Dispatcher:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        engine.connect(self.publish)
 
     @property
     def num_in_flight(self) -> int:
         return len(self._streams)
 
     def check_capacity(self, num_sequences: int) -> None:
-        """Raises DrainingError, or QueueFullError before any work is spent on a request."""
+        """Raises Draining, or QueueFull before any work is spent on a request."""
         if self._draining:
-            raise DrainingError
+            raise Draining
         if len(self._streams) + num_sequences > self._max_in_flight:
-            raise QueueFullError(self._max_in_flight)
+            raise QueueFull(self._max_in_flight)
 
     def new_sequence_id(self) -> int:
         self._next_sequence_id += 1
@@ -108,7 +107,7 @@ class Dispatcher:
             stream = self._streams.get(event.sequence_id)
             if stream is not None:
                 by_stream.setdefault(stream, []).append(event)
-                if event.is_final:
+                if is_final(event):
                     self._forget(event.sequence_id)
         for stream, batch in by_stream.items():
             stream.deliver(batch)

@@ -96,8 +96,9 @@ class Engine:
         try:
             return self._runner.execute(plan, self._sequences)
         except Exception:  # noqa: BLE001 - whatever a step raises, the engine goes on
-            logger.exception("a step of %d sequences failed", len(plan.sequences))
             failure = InternalError()
+            incident = failure.metadata["incident"]
+            logger.exception("incident %s: a step of %d failed", incident, len(plan.sequences))
             for scheduled in plan.sequences:
                 self._fail(scheduled.sequence_id, failure)
             return None

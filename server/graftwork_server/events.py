@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from graftwork.status import WireError
 from graftwork_server.plan import TokenLogprob
 from graftwork_server.request import FinishReason
 
@@ -49,4 +50,17 @@ class FinishedEvent:
     num_output_tokens: int
 
 
-Event = PromptLogprobsEvent | TokenEvent | FinishedEvent
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The last event of a sequence that ended with an error: its adapter cannot be loaded, or a
+    step raised. Made by the engine."""
+
+    sequence_id: int
+    error: WireError
+
+
+Event = PromptLogprobsEvent | TokenEvent | FinishedEvent | FailedEvent
+
+
+def is_final(event: Event) -> bool:
+    return isinstance(event, FinishedEvent | FailedEvent)

@@ -130,8 +130,10 @@ class Tiers:
         error = loaded.exception()
         if error is not None:
             if not isinstance(error, WireError):
-                logger.error("adapter version %s cannot be loaded", digest, exc_info=error)
-                error = InternalError()
+                failure = InternalError()
+                incident = failure.metadata["incident"]
+                logger.error("incident %s: loading %s failed", incident, digest, exc_info=error)
+                error = failure
             self._fail(digest, error, on_load_failed)
             return
         self._metrics.observe_adapter_load(time.monotonic() - started)
