@@ -54,6 +54,23 @@ def test_an_authority_that_is_not_trusted(mutual: FakeServer) -> None:
         client.model()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "error: cannot reach {target}: Socket closed (does the server want TLS"),
+        (["--tls"], "CERTIFICATE_VERIFY_FAILED"),
+        (
+            ["--tls"],
+            "(does the server use TLS, with a certificate that --ca or the system trusts?)",
+        ),
+    ],
+)
+def test_a_failed_handshake_is_told(mutual: FakeServer, options: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["--target", mutual.target, *options, "model"])
+    assert message.format(target=mutual.target) in result.stderr
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
 def test_on_the_command_line(mutual: FakeServer) -> None:
     files = {"--ca": "ca.pem", "--cert": "client.pem", "--key": "client.key"}
     options = [part for flag, name in files.items() for part in (flag, str(CERTS / name))]

@@ -1,5 +1,6 @@
 """From errors to the one line that says what is wrong and how to put it right."""
 
+import re
 from typing import IO, Any
 
 import click
@@ -57,15 +58,13 @@ def explain(error: GraftworkError, ctx: click.Context) -> str:
     message = _name_option(error, ctx)
     session = ctx.find_object(Session)
     if isinstance(error, Unavailable) and not error.reason and session is not None:
-        return (
-            f"no server at {session.target}: {_last_cause(message)}"
-            " (start one with `graftwork serve`, or name another with --target)"
-        )
+        cause = _last_cause(message)
+        return f"cannot reach {session.target}: {cause} ({_connection_hint(cause)})"
     if isinstance(error, DeadlineExceeded) and session is not None:
         return f"no answer within {session.timeout_s:g} s (--timeout gives it longer)"
     if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
         return f"{message} (try again in {error.retry_after_s:g} s)"
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound) and error.field in (None, "adapter", "name"):
         return f"{message} (`graftwork adapters list` shows what there is)"
     return message
 
@@ -86,4 +85,13 @@ def _name_option(error: GraftworkError, ctx: click.Context) -> str:
 
 def _last_cause(message: str) -> str:
     """gRPC wraps "Connection refused" in the history of its attempts."""
-    return message.rsplit("last error: ", 1)[-1].rsplit(": ", 1)[-1]
+    last = message.rsplit("last error: ", 1)[-1]
+    return re.sub(r"^[A-Z_]+: (ipv[46]|unix):\S+: ", "", last).removesuffix(": OK")
+
+
+def _connection_hint(cause: str) -> str:
+    if "handshake failed" in cause:
+        return "does the server use TLS, with a certificate that --ca or the system trusts?"
+    if "Socket closed" in cause:
+        return "does the server want TLS: --tls, --ca, or --cert and --key?"
+    return "start a server with `graftwork serve`, or name another with --target"
