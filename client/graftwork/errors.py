@@ -2,7 +2,7 @@
 
 GraftworkError
 ├── InvalidArgument      a value is not acceptable; `field` names it (also a ValueError)
-├── NotFound             no such adapter, version or method on the server
+├── NotFound             no such adapter or version
 ├── PermissionDenied     the credentials are missing, or do not allow this
 ├── FailedPrecondition   not in this state: another base, a rank over the cap, a live version
 ├── ResourceExhausted    the queue or a quota is full; `retry_after_s` says when to try again
@@ -96,7 +96,6 @@ _LEAVES: tuple[type[GraftworkError], ...] = (
 )
 _BY_CODE = {leaf.code: leaf for leaf in _LEAVES} | {
     grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
-    grpc.StatusCode.UNIMPLEMENTED: NotFound,
     grpc.StatusCode.DATA_LOSS: Internal,
 }
 

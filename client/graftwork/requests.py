@@ -4,6 +4,7 @@ Only what the wire cannot carry is refused here, with the field's name; the serv
 """
 
 import json
+import reprlib
 import uuid
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, SupportsIndex, TypedDict
@@ -160,7 +161,8 @@ def _set_prompt(
         _set_conversation(request.conversation, Conversation(prompt))  # type: ignore[arg-type]
     else:
         raise InvalidArgument(
-            f"prompt: a string, messages or token ids are wanted, not {prompt!r}", field="prompt"
+            f"prompt: a string, messages or token ids are wanted, not {reprlib.repr(prompt)}",
+            field="prompt",
         )
 
 
@@ -182,7 +184,7 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
             role, content = message["role"], message["content"]
         else:
             raise InvalidArgument(
-                f'{path}: a Message or {{"role": ..., "content": ...}} is wanted, not {message!r}',
+                f'{path}: a Message or {{"role": ..., "content": ...}} is wanted, not {reprlib.repr(message)}',
                 field=path,
             )
         _set(part, "role", role, f"{path}.role")
@@ -270,4 +272,6 @@ def _set(message: Protobuf, name: str, value: Any, path: str) -> None:
         else:
             setattr(message, name, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidArgument(f"{path}: cannot be {value!r}: {error}", field=path) from error
+        raise InvalidArgument(
+            f"{path}: cannot be {reprlib.repr(value)}: {error}", field=path
+        ) from error
