@@ -63,6 +63,11 @@ Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales
   return linear<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
 }
 
+Tensor nf4_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
+                     const std::optional<Tensor>& bias, int64_t out_features) {
+  return linear<Nf4Codes>(x, codes, at::kByte, scales, bias, out_features);
+}
+
 const Run* check_runs(const Tensor& runs, const Tensor& slots, int64_t rows) {
   check_contiguous(runs, at::kInt, 2, "runs");
   TORCH_CHECK(runs.size(1) == 3, "runs must be (n, 3): slot, start, stop");
@@ -186,6 +191,8 @@ Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
 TORCH_LIBRARY(graftwork, m) {
   m.def("int8_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
+  m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
+        " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
   m.def("store_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping)"
@@ -197,6 +204,7 @@ TORCH_LIBRARY(graftwork, m) {
 
 TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("int8_linear", &int8_linear_op);
+  m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
   m.impl("apply_output_scale", &apply_output_scale_op);
   m.impl("store_kv", &store_kv_op);

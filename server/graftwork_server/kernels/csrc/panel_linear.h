@@ -26,6 +26,51 @@ struct Int8Codes {
   }
 };
 
+// Half a byte per weight: (panels, in_features, 16) uint8; byte i holds the code of output i in its
+// low half and of output i + 16 in its high half. Codes index the table of NF4 (QLoRA, appendix E).
+struct Nf4Codes {
+  static constexpr int64_t kBytesPerK = kPanel / 2;
+  alignas(64) static constexpr float kTable[16] = {
+      -1.0f,
+      -0.6961928009986877f,
+      -0.5250730514526367f,
+      -0.39491748809814453f,
+      -0.28444138169288635f,
+      -0.18477343022823334f,
+      -0.09105003625154495f,
+      0.0f,
+      0.07958029955625534f,
+      0.16093020141124725f,
+      0.24611230194568634f,
+      0.33791524171829224f,
+      0.44070982933044434f,
+      0.5626170039176941f,
+      0.7229568362236023f,
+      1.0f,
+  };
+  static inline void widen(const uint8_t* p, Vec out[kPanelVecs]) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    const __m512 table = _mm512_load_ps(kTable);
+    const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+    out[0] = (Vec)_mm512_permutexvar_ps(pairs, table);  // takes the low four bits
+    out[1] = (Vec)_mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 4), table);
+#elif defined(__AVX2__)
+    const __m256 negative = _mm256_load_ps(kTable), positive = _mm256_load_ps(kTable + 8);
+    for (int v = 0; v < 4; ++v) {
+      __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + v % 2 * 8)));
+      if (v >= 2) codes = _mm256_srli_epi32(codes, 4);
+      // The shuffle takes three bits of a code; the fourth chooses between the halves.
+      const __m256 upper = (__m256)_mm256_slli_epi32(codes, 28);
+      out[v] = (Vec)_mm256_blendv_ps(_mm256_permutevar8x32_ps(negative, codes),
+                                     _mm256_permutevar8x32_ps(positive, codes), upper);
+    }
+#else
+    for (int n = 0; n < kPanel; ++n)
+      out[n / kLanes][n % kLanes] = kTable[n < 16 ? p[n] & 15 : p[n - 16] >> 4];
+#endif
+  }
+};
+
 struct PanelWeights {
   const uint8_t* codes;  // (panels, in_features, Codes::kBytesPerK)
   const float* scales;   // (panels, in_features / group, 32)
