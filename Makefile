@@ -1,0 +1,97 @@
+# Two commands do everything on a machine with Python 3.11 or newer: `make serve` and `make test`.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUF ?= npx --yes @bufbuild/buf@1.75.0
+PROTOS := $(shell find protos -name '*.proto')
+# `make serve ARGS='--port 50052'`, `make test ARGS=tests/server`
+ARGS ?=
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
+
+serve: $(VENV)/.installed-server model ## Set up, fetch the default model, start the server
+	$(BIN)/graftwork serve $(ARGS)
+
+test: setup model ## Set up, fetch the default model, run the tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup model ## Run the tests that take minutes, too
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+check: lint lint-protos protos-fresh test ## All that must pass before a change lands
+
+format: setup ## Format the code and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup ## Check format, style, types, and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Breaking changes are looked for against main, where there is one with a contract.
+lint-protos: ## Check the wire contract with buf (needs npx)
+	@command -v $(firstword $(BUF)) >/dev/null || \
+	  { echo "lint-protos needs npx (Debian: apt-get install npm), or BUF=/path/to/buf" >&2; exit 1; }
+	$(BUF) lint
+	@if git rev-parse --quiet --verify main:protos >/dev/null; then \
+	  set -e; base=$$(mktemp -d); trap 'rm -rf "$$base"' EXIT; \
+	  git archive main protos | tar -x -C "$$base"; \
+	  cp buf.yaml "$$base"; \
+	  echo "$(BUF) breaking --against main"; \
+	  $(BUF) breaking --against "$$base"; \
+	fi
+
+protos: setup ## Generate client/graftwork/v1 from protos/
+	$(call generate,client)
+
+protos-fresh: setup ## Check that the generated code is what `make protos` gives
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,"$$fresh"); \
+	diff -r -x __init__.py -x __pycache__ "$$fresh/graftwork/v1" client/graftwork/v1 || \
+	  { echo "client/graftwork/v1 is stale: run make protos" >&2; exit 1; }
+
+generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+
+bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
+	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
+
+soak: setup model ## A thousand adapters for three minutes: errors and memory
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+model: | $(BIN)
+	@$(BIN)/python -m graftwork_server.default_model
+
+clean: ## Remove .venv and what tools left behind
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN):
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Graftwork needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# The stamps make setting up a no-op until the list of dependencies changes. The first download is
+# large; pip shows its progress.
+$(VENV)/.installed-server: pyproject.toml constraints.txt | $(BIN)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server,train,dev]'
+	@touch $@ $(VENV)/.installed-server
+
+.PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
+	bench-mixed soak model clean
