@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A sequence's grammar is stepped on the engine's thread. These bound how long a step can take
 # (about 14,000 units of step fuel, or 50,000 of initial fuel, per millisecond); a grammar beyond
 # them is refused when compiled, or fails its own sequence.
-_INITIAL_LEXER_FUEL = 200_000
+_INITIAL_LEXER_FUEL = 500_000
 _STEP_LEXER_FUEL = 100_000
 _STEP_MAX_ITEMS = 20_000
 _MAX_LEXER_STATES = 50_000  # 1 to 2 kB each
@@ -90,10 +90,7 @@ class ConstraintCompiler:
         # The first mask builds most of what later ones need, and shows what is too costly or empty.
         matcher.compute_bitmask()
         if matcher.is_error():
-            error = matcher.get_error()
-            if error.startswith("NoExtension"):
-                _refuse(grammar, "no output can match it")
-            _refuse(grammar, f"is too complex: {_readable(error)}; simplify it")
+            _refuse(grammar, _readable(matcher.get_error()))
         return matcher
 
 
@@ -129,24 +126,17 @@ def _source(grammar: Grammar) -> str:
     """What llguidance compiles."""
     match grammar:
         case JsonSchema():
-            source: str = LLMatcher.grammar_from_json_schema(
-                _parse_schema(grammar),
-                overrides={
-                    "whitespace_flexible": True,
-                    "whitespace_pattern": _JSON_WHITESPACE,
-                    # A keyword that is not supported is an error, never left out.
-                    "lenient": False,
-                },
-            )
+            source = _json_source(grammar)
         case Regex(pattern):
-            source = LLMatcher.grammar_from_regex(pattern)
+            source = str(LLMatcher.grammar_from_regex(pattern))
         case Choice(values):
-            source = LLMatcher.grammar_from_regex("|".join(re.escape(value) for value in values))
+            pattern = "|".join(re.escape(value) for value in values)
+            source = str(LLMatcher.grammar_from_regex(pattern))
     return source
 
 
-def _parse_schema(grammar: JsonSchema) -> dict[str, object]:
-    """Parses here and not in llguidance, which pastes the text into a larger document."""
+def _json_source(grammar: JsonSchema) -> str:
+    # Parsed here and not in llguidance, which pastes the text into a larger document.
     try:
         schema = json.loads(grammar.text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -155,7 +145,19 @@ def _parse_schema(grammar: JsonSchema) -> dict[str, object]:
         _refuse(grammar, f"is not valid JSON: {error}")
     if not isinstance(schema, dict):
         _refuse(grammar, f"must be a JSON object, and is {grammar.text.strip()[:40]!r}")
-    return schema
+    try:
+        source = LLMatcher.grammar_from_json_schema(
+            schema,
+            overrides={
+                "whitespace_flexible": True,
+                "whitespace_pattern": _JSON_WHITESPACE,
+                "lenient": False,  # a keyword that is not supported is an error, never left out
+            },
+        )
+    except ValueError as error:
+        # A number past 64 bits or a lone surrogate, which must not get into a message as it is.
+        _refuse(grammar, ascii(str(error)))
+    return source
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -169,6 +171,8 @@ def _refuse(grammar: Grammar, message: str) -> NoReturn:
 
 def _readable(error: str) -> str:
     """The line of llguidance's message that says what is wrong."""
+    if error.startswith("NoExtension"):
+        return "no output can match it"
     for line in error.splitlines():
         if line.startswith("error: "):
             return line.removeprefix("error: ")

@@ -22,6 +22,7 @@ class Detokenizer:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         backend = tokenizer.backend_tokenizer
         self._decode = backend.decode
+        self._id_to_token = backend.id_to_token
         self._special_ids = frozenset(
             token_id for token_id, token in backend.get_added_tokens_decoder().items()
             if token.special
@@ -51,8 +52,9 @@ class Detokenizer:
             text = self._token_texts[token_id] = decoded.removeprefix(self._anchor_text)
         return text
 
-    def is_special(self, token_id: int) -> bool:
-        return token_id in self._special_ids
+    def has_text(self, token_id: int) -> bool:
+        """Whether the token shows in an answer: not a special one, nor an id without a token."""
+        return token_id not in self._special_ids and self._id_to_token(token_id) is not None
 
     def is_byte(self, token_id: int) -> bool:
         return token_id in self._byte_ids
@@ -79,7 +81,7 @@ class TextStream:
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Takes the next tokens; returns the text that is certain by now."""
-        added = [t for t in token_ids if not self._detokenizer.is_special(t)]
+        added = [t for t in token_ids if self._detokenizer.has_text(t)]
         if not added:
             return ""
         self._window += added
@@ -87,7 +89,6 @@ class TextStream:
             return ""
         text = self._detokenizer.decode(self._window)
         num_certain = len(text) - text.endswith(_REPLACEMENT)
-        # A decoder may turn a byte that was shown as U+FFFD into nothing new: never step back.
         shown = text[self._num_shown : num_certain]
         self._num_shown = max(self._num_shown, num_certain)
         self._shrink(text)
