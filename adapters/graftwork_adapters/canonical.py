@@ -1,7 +1,8 @@
 """The canonical form of an adapter: what every checkpoint is lowered to, and all the engine knows.
 
 A primitive changes one linear module of the base, `y = x W^T + b`, or the sequence before it.
-Primitives hold tensors in the dtype of the file, on the CPU, contiguous.
+Primitives hold tensors in the dtype of the file, or in float32 where folding a scale would round,
+on the CPU, contiguous.
 """
 
 from collections.abc import Mapping
@@ -118,6 +119,9 @@ class BaseDescription(Protocol):
 
     def weight(self, name: str) -> Tensor:
         """The dequantized weight of a linear module: (out_features, in_features), float32."""
+
+    def bias(self, name: str) -> Tensor:
+        """The bias of a linear module with `has_bias`: (out_features,), float32."""
 
 
 def cast(adapter: LoweredAdapter, dtype: torch.dtype) -> LoweredAdapter:

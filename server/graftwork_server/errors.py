@@ -19,8 +19,11 @@ Errors of a start, which the command prints without a traceback:
     StartupError
     ├── ConfigError            config.py
     ├── DefaultModelError      default_model.py
+    ├── ModelNotUsable         base_model.py
     └── TlsError               tls.py
 """
+
+import uuid
 
 import grpc
 from graftwork.status import WireError
@@ -91,7 +94,8 @@ class InternalError(ServerError):
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
 
-    def __init__(self, incident: str) -> None:
+    def __init__(self, incident: str | None = None) -> None:
+        incident = incident or uuid.uuid4().hex[:12]
         super().__init__(
             f"internal error; the server's log has it as incident {incident}",
             metadata={"incident": incident},

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -95,7 +94,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
             code = _code_of_cancellation(context)
             raise
         except Exception as error:
-            internal = InternalError(uuid.uuid4().hex[:12])
+            internal = InternalError()
             code = internal.code
             logger.exception("incident %s in %s", internal.metadata["incident"], method)
             await context.abort_with_status(to_grpc_status(internal))

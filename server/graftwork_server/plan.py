@@ -55,6 +55,8 @@ class SampledToken:
     token_id: int
     logprob: TokenLogprob | None  # where the request asks for log-probabilities
     constraint_complete: bool = False  # nothing may follow this token under the constraint
+    # Why the sequence cannot go on: token_id means nothing and the sequence ends as FAILED.
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

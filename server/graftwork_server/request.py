@@ -5,14 +5,48 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """The output is JSON that the schema, given as JSON text, accepts."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """The whole output matches the regular expression."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The output is one of the values."""
+
+    values: tuple[str, ...]
+
+
+Grammar = JsonSchema | Regex | Choice
+
+
+class ConstraintFailedError(Exception):
+    """A constraint cannot go on, as its grammar became too costly; ends its sequence only."""
+
+
 class Constraint(Protocol):
-    """The state of a grammar that the output of one sequence must match (server/constraints.py)."""
+    """The state of a grammar that the output of one sequence must match (constraints.py)."""
 
     def fill_bitmask(self, bitmask: memoryview) -> None:
-        """Writes the allowed next tokens into int32 words, one bit each, lowest first."""
+        """Writes the allowed next tokens into int32 words, one bit each, lowest first.
+
+        Raises ConstraintFailedError.
+        """
 
     def accept(self, token_id: int) -> bool:
-        """Advances over a sampled token; True when nothing may follow it."""
+        """Advances over a sampled token; True when nothing may follow it.
+
+        Raises ConstraintFailedError.
+        """
 
 
 @dataclass(frozen=True, slots=True)

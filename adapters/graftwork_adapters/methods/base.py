@@ -1,0 +1,40 @@
+"""What a method of adaptation is to this package: the fields it reads, and how it is lowered."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from graftwork_adapters.canonical import BaseDescription, LoweredAdapter
+from graftwork_adapters.errors import RankOverCap
+from graftwork_adapters.peft_config import PeftConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringInput:
+    """What a method lowers: a checked file, the base, and the server's cap."""
+
+    config: PeftConfig
+    tensors: Mapping[str, Tensor]  # by the name in the file
+    base: BaseDescription
+    max_rank: int
+
+    def check_rank(self, rank: int, module: str) -> None:
+        if rank > self.max_rank:
+            raise RankOverCap(rank, self.max_rank, module)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One file of this folder, as its METHOD.
+
+    `lower` raises InvalidArtifact where config and tensors disagree, WrongBase where they do not
+    fit the base, RankOverCap. It need not look for zero effect.
+    """
+
+    peft_type: str
+    consumed: frozenset[str]  # fields that `lower` reads
+    lower: Callable[[LoweringInput], LoweredAdapter]
+    inert: Mapping[str, str] = field(default_factory=dict)  # field -> why it does not matter
+    # Field -> the values that leave the arithmetic alone; any other is refused by name.
+    required: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

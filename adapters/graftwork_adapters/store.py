@@ -1,0 +1,225 @@
+"""The immutable store: one folder per content digest, there in full or not at all.
+
+    ROOT/versions/HEX/     the files of one adapter, under the digest over them
+    ROOT/staging/RANDOM/   being written; whatever a crash leaves here is removed at the next start
+
+Files and folder are synced before the rename that publishes them, and the parent after it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
+from graftwork_adapters.folder import FILES, check_filename, digest_of
+from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.paths import open_regular
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CHUNK_BYTES = 1024**2
+
+
+class ImmutableStore:
+    """Thread-safe. One process per root; raises RuntimeError where another has it open."""
+
+    def __init__(self, root: Path, limits: AdapterLimits) -> None:
+        self._limits = limits
+        root.mkdir(parents=True, exist_ok=True)
+        self._lock_file = (root / "lock").open("ab")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            raise RuntimeError(f"another process has the adapter store {root} open") from None
+        self._versions = root / "versions"
+        self._staging = root / "staging"
+        shutil.rmtree(self._staging, ignore_errors=True)
+        for folder in (self._versions, self._staging):
+            folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(root)
+
+    def close(self) -> None:
+        """Lets another process open the store; idempotent."""
+        self._lock_file.close()
+
+    def stage(self) -> "Staging":
+        """An empty folder to write an adapter into; leaving its `with` block without `commit`
+        removes it."""
+        with _disk_errors():
+            folder = Path(tempfile.mkdtemp(dir=self._staging))
+        return Staging(folder, self._versions, self._limits)
+
+    def path(self, digest: str) -> Path:
+        """The folder of a version; it exists while the registry knows the digest."""
+        if _DIGEST.fullmatch(digest) is None:
+            raise ValueError(f"not a digest: {digest!r}")
+        return self._versions / digest.removeprefix("sha256:")
+
+    def size_bytes(self, digest: str) -> int | None:
+        """Bytes of a version's files, None unless all of them are there."""
+        try:
+            return sum((self.path(digest) / name).stat().st_size for name in FILES)
+        except FileNotFoundError:
+            return None
+
+    def digests(self) -> frozenset[str]:
+        """Every version on disk."""
+        names = (f"sha256:{entry.name}" for entry in self._versions.iterdir())
+        return frozenset(name for name in names if _DIGEST.fullmatch(name))
+
+    def delete(self, digest: str) -> None:
+        """Removes a version; one that is not there is removed already."""
+        # Renamed first, so that a crash in between leaves no folder with half its files.
+        doomed = Path(tempfile.mkdtemp(dir=self._staging))
+        try:
+            self.path(digest).rename(doomed / "version")
+        except FileNotFoundError:
+            pass
+        else:
+            _sync_folder(self._versions)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+class Staging:
+    """One adapter being written. Thread-safe: a caller that gives up may discard it while another
+    thread still writes, whose next write then fails."""
+
+    def __init__(self, folder: Path, versions: Path, limits: AdapterLimits) -> None:
+        self.folder = folder
+        self._versions = versions
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._open_file: tuple[str, IO[bytes]] | None = None
+        self._hashes: dict[str, hashlib._Hash] = {}
+        self._sizes: dict[str, int] = {}
+        self._closed = False
+
+    def __enter__(self) -> "Staging":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def write(self, filename: str, data: bytes) -> None:
+        """Appends to a file. The bytes of one file follow each other; a file that another has
+        followed is finished. Raises InvalidArtifact, ArtifactTooLarge, StorageFull."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            file = self._file(filename)
+            size = self._sizes[filename] + len(data)
+            limit = self._limits.max_bytes_of(filename)
+            if size > limit:
+                raise ArtifactTooLarge(filename, limit)
+            file.write(data)
+            self._hashes[filename].update(data)
+            self._sizes[filename] = size
+
+    def copy(self, files: Mapping[str, Path]) -> None:
+        """Writes files that already lie in confined paths. Raises as `write`, SourceNotFound."""
+        for filename, path in files.items():
+            with open_regular(path) as source:
+                while chunk := source.read(_CHUNK_BYTES):
+                    self.write(filename, chunk)
+
+    def finish(self) -> str:
+        """Syncs the files; returns the digest over them. Nothing may be written after it."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            self._close_file()
+            for filename in FILES:
+                if not self._sizes.get(filename):
+                    raise InvalidArtifact(f"{filename} is missing or empty")
+            _sync_folder(self.folder)
+            return self._digest()
+
+    def commit(self) -> None:
+        """Publishes the folder under its digest, durably. Equal content that is there stays."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            if self._open_file is not None:
+                raise RuntimeError("commit before finish")
+            target = self._versions / self._digest().removeprefix("sha256:")
+            try:
+                self.folder.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._closed = True
+            _sync_folder(self._versions)
+
+    def discard(self) -> None:
+        """Removes what was written, unless it is committed; may be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._open_file is not None:
+                self._open_file[1].close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def _digest(self) -> str:
+        return digest_of({n: (self._sizes[n], h.digest()) for n, h in self._hashes.items()})
+
+    def _file(self, filename: str) -> IO[bytes]:
+        if self._open_file is not None and self._open_file[0] == filename:
+            return self._open_file[1]
+        check_filename(filename)
+        if filename in self._sizes:
+            raise InvalidArtifact(f"the chunks of {filename} do not follow each other")
+        self._close_file()
+        file = (self.folder / filename).open("xb")
+        self._open_file = (filename, file)
+        self._hashes[filename] = hashlib.sha256()
+        self._sizes[filename] = 0
+        return file
+
+    def _close_file(self) -> None:
+        if self._open_file is None:
+            return
+        file = self._open_file[1]
+        self._open_file = None
+        with file:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the staging folder is committed or discarded")
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,5 @@
+"""The `graftwork` command."""
+
+from graftwork.cli.group import main
+
+__all__ = ["main"]

@@ -1,0 +1,120 @@
+"""Options that commands share, and how prompts are read."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from graftwork.types import Message, Prompt
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A number of the request: an option of `generate` and `chat`, and a parameter of /params."""
+
+    name: str
+    type: "click.ParamType[Any]"
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+SETTINGS = (
+    Setting("max_tokens", click.INT, "Most tokens to generate."),
+    Setting("min_tokens", click.INT, "Fewest tokens before a stop token may end the answer."),
+    Setting("temperature", click.FLOAT, "0 is greedy, the default."),
+    Setting("top_p", click.FLOAT, "Smallest set of tokens whose probability reaches this."),
+    Setting("top_k", click.INT, "Only this many likeliest tokens; 0 is all."),
+    Setting("min_p", click.FLOAT, "Only tokens at least this times as likely as the likeliest."),
+    Setting("repetition_penalty", click.FLOAT, "Scales logits of tokens in prompt or output."),
+    Setting("presence_penalty", click.FLOAT, "Subtracted once for tokens in the output."),
+    Setting("frequency_penalty", click.FLOAT, "Subtracted for each time a token is in the output."),
+    Setting("seed", click.INT, "Same seed and request, same tokens."),
+    Setting("priority", click.INT, "Higher goes first."),
+)
+
+
+def settings_options(function: F) -> F:
+    for setting in reversed(SETTINGS):
+        function = click.option(setting.flag, setting.name, type=setting.type, help=setting.help)(
+            function
+        )
+    return function
+
+
+adapter_option = click.option(
+    "-a", "--adapter", default="", metavar="NAME[@VERSION]", help="Answers; default: the base."
+)
+stop_option = click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End before this text. Repeatable."
+)
+store_option = click.option(
+    "--store/--no-store", default=None, help="Whether the server may keep it in its journal."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def chat_options(function: F) -> F:
+    """How a text becomes a prompt; pass them to `to_prompt`."""
+    function = click.option("--system", metavar="TEXT", help="A system message; implies --chat.")(
+        function
+    )
+    return click.option(
+        "--chat", is_flag=True, help="Put the text through the base's chat template, as a user."
+    )(function)
+
+
+def to_prompt(text: str, *, chat: bool, system: str | None) -> Prompt:
+    """`text` "-" is read from stdin, without its last line end."""
+    if text == "-":
+        text = sys.stdin.buffer.read().decode().removesuffix("\n")
+    if system is not None:
+        return [Message("system", system), Message("user", text)]
+    return [Message("user", text)] if chat else text
+
+
+class JsonSchemaType(click.ParamType):  # type: ignore[type-arg]
+    """JSON text, or "@" and the path of a file with it."""
+
+    name = "schema"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text.startswith("@"):
+            try:
+                text = Path(text[1:]).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                self.fail(f"cannot read {text[1:]}: {error}", param, ctx)
+        try:
+            json.loads(text)
+        except ValueError as error:
+            self.fail(f"not JSON: {error}", param, ctx)
+        return text
+
+
+class PairType(click.ParamType):  # type: ignore[type-arg]
+    """KEY=VALUE with a whole number as the key and a number as the value."""
+
+    def __init__(self, name: str, value_type: Callable[[str], float]) -> None:
+        self.name = name
+        self._value_type = value_type
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, float]:
+        key, _, number = str(value).partition("=")
+        try:
+            return int(key), self._value_type(number)
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        return self.name

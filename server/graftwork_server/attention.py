@@ -1,0 +1,100 @@
+"""Paged attention behind transformers' attention interface.
+
+The base's own attention modules call `paged_attention_forward` with the queries, keys and values
+of all tokens of a step, laid end to end in a batch of one; the step tells which belong together.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from graftwork_server.kernels.paged_attention import paged_attention, store_kv
+
+PAGED_ATTENTION = "graftwork_paged"
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """Keys and values of one layer, by blocks of positions."""
+
+    keys: Tensor  # (num_blocks, num_kv_heads, block_size, head_dim)
+    values: Tensor  # the same
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """Which tokens of a step see which blocks; passed to every layer as `attention_step`."""
+
+    caches: tuple[KvCache, ...]  # by layer
+    slot_mapping: Tensor  # (num_tokens,) int64: block * block_size + offset of each token
+    block_tables: Tensor  # (num_sequences, max_blocks) int32
+    query_start: Tensor  # (num_sequences + 1,) int32: first token of each sequence
+    context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
+
+
+def paged_attention_forward(
+    module: nn.Module,
+    query: Tensor,  # (1, num_heads, num_tokens, head_dim)
+    key: Tensor,  # (1, num_kv_heads, num_tokens, head_dim)
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 - causality follows from the positions
+    *,
+    attention_step: AttentionStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
+    cache = attention_step.caches[module.layer_idx]
+    store_kv(
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        cache.keys,
+        cache.values,
+        attention_step.slot_mapping,
+    )
+    output = paged_attention(
+        query[0].transpose(0, 1),
+        cache.keys,
+        cache.values,
+        block_tables=attention_step.block_tables,
+        query_start=attention_step.query_start,
+        context_lens=attention_step.context_lens,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    return output.unsqueeze(0), None
+
+
+def register() -> None:
+    """Makes transformers know the name; idempotent."""
+    AttentionInterface.register(PAGED_ATTENTION, paged_attention_forward)
+
+
+def allocate_kv_caches(
+    shapes: list[tuple[int, int]],
+    *,
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[KvCache, ...]:
+    """One cache for each layer, by its (num_kv_heads, head_dim)."""
+    caches = []
+    for num_kv_heads, head_dim in shapes:
+        shape = (num_blocks, num_kv_heads, block_size, head_dim)
+        keys = torch.zeros(shape, dtype=dtype, device=device)
+        values = torch.zeros(shape, dtype=dtype, device=device)
+        caches.append(KvCache(keys, values))
+    return tuple(caches)
+
+
+def kv_bytes_per_block(shapes: list[tuple[int, int]], block_size: int, dtype: torch.dtype) -> int:
+    """Bytes that one block takes over all layers."""
+    per_token = sum(2 * num_kv_heads * head_dim for num_kv_heads, head_dim in shapes)
+    return per_token * block_size * dtype.itemsize

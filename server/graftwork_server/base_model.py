@@ -1,0 +1,214 @@
+"""The one base model of a server: loaded once, quantized, and never changed afterwards."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from graftwork_adapters.canonical import LinearModule
+from graftwork_server.attention import PAGED_ATTENTION
+from graftwork_server.errors import StartupError
+from graftwork_server.quantization import quantize_linear
+from graftwork_server.quantization.linear import QuantizedLinear
+
+logger = logging.getLogger(__name__)
+
+
+class ModelNotUsable(StartupError):
+    """The base model cannot be loaded or served; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What one layer keeps of each token."""
+
+    num_kv_heads: int
+    head_dim: int
+
+
+class BaseModel:
+    """The transformers model with its linear modules quantized; a `BaseDescription` for lowering.
+
+    `linear_modules` are the modules that adapters may change, by name.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        quantization: str,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.quantization = quantization
+        self.device = device
+        self.config = model.config
+        self._linears = {
+            name: module for name, module in model.named_modules() if is_linear(module)
+        }
+        self.linear_modules: Mapping[str, LinearModule] = {
+            name: describe_linear(module) for name, module in self._linears.items()
+        }
+        # Captured once: the tree may be wrapped later, the tensors stay the same.
+        self._tensors = dict(sorted(model.state_dict(keep_vars=True).items()))
+        self.digest = self.compute_digest()
+
+    def compute_digest(self) -> str:
+        """SHA-256 over the names, dtypes, shapes and bytes of all tensors as they are now."""
+        digest = hashlib.sha256(f"{self.config.architectures}:{self.quantization}".encode())
+        seen: set[int] = set()
+        for name, tensor in self._tensors.items():
+            if tensor.data_ptr() in seen:
+                continue
+            seen.add(tensor.data_ptr())
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            plain = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+            digest.update(plain.numpy().data)
+        return f"sha256:{digest.hexdigest()}"
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def architecture(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        linear = sum(m.in_features * m.out_features for m in self.linear_modules.values())
+        inside = {
+            id(tensor) for module in self._linears.values() for tensor in module.state_dict(
+                keep_vars=True
+            ).values()
+        }
+        unique = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}
+        others = sum(t.numel() for t in unique.values() if id(t) not in inside)
+        return linear + others
+
+    @property
+    def weight_bytes(self) -> int:
+        unique = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}
+        return sum(tensor.nbytes for tensor in unique.values())
+
+    @property
+    def attention_shapes(self) -> list[AttentionShape]:
+        """One for each layer, in order."""
+        config = self.config
+        heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return [AttentionShape(kv_heads, head_dim)] * config.num_hidden_layers
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: of the generation config, else of the tokenizer."""
+        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        if ids is None:
+            return frozenset()
+        return frozenset(ids if isinstance(ids, list) else [ids])
+
+    def weight(self, name: str) -> Tensor:
+        """The dequantized weight of a linear module: (out_features, in_features), float32."""
+        module = self._linears[name]
+        weight = module.weight.detach().float()
+        return weight.T if isinstance(module, Conv1D) else weight
+
+    def bias(self, name: str) -> Tensor:
+        """The bias of a linear module with `has_bias`: (out_features,), float32."""
+        bias: Tensor = self._linears[name].bias
+        return bias.detach().float()
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def describe_linear(module: nn.Module) -> LinearModule:
+    if isinstance(module, Conv1D):
+        in_features, out_features = module.weight.shape
+        return LinearModule(in_features, out_features, has_bias=True)
+    return LinearModule(module.in_features, module.out_features, module.bias is not None)
+
+
+def load_base_model(
+    source: str | Path, *, quantization: str, device: torch.device, local_only: bool
+) -> BaseModel:
+    """Loads a folder or a hub id and quantizes its linear modules.
+
+    Raises ModelNotUsable where it is no decoder-only causal LM with dense attention.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local_only)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32 if device.type == "cpu" else "auto",
+            attn_implementation=PAGED_ATTENTION,
+            local_files_only=local_only,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_only)
+    except (OSError, ValueError) as error:
+        raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
+    return prepare_base_model(
+        model, tokenizer, name=str(source), quantization=quantization, device=device
+    )
+
+
+def prepare_base_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    quantization: str,
+    device: torch.device,
+) -> BaseModel:
+    """Freezes, quantizes and moves a model that is already in memory."""
+    if model.config.is_encoder_decoder:
+        raise ModelNotUsable(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
+    model.set_attn_implementation(PAGED_ATTENTION)
+    model.eval().requires_grad_(requires_grad=False)
+    if quantization != "none":
+        quantize_modules(model, quantization, device)
+    model.to(device)
+    return BaseModel(model, tokenizer, name=name, quantization=quantization, device=device)
+
+
+@torch.no_grad()
+def quantize_modules(model: PreTrainedModel, quantization: str, device: torch.device) -> None:
+    """Replaces every linear module in place, one at a time so that memory peaks at one copy.
+
+    The output head stays as it is under nf4, as in QLoRA; its int8 form is near lossless.
+    """
+    head = model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        if not is_linear(module) or isinstance(module, QuantizedLinear):
+            continue
+        if module is head and quantization == "nf4":
+            continue
+        model.set_submodule(name, quantize_linear(module, quantization, device))

@@ -1,0 +1,161 @@
+"""Turns the events of one request into what is streamed: text, tokens, log-probabilities, usage."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_server.detokenizer import Detokenizer
+from graftwork_server.dispatcher import EventStream
+from graftwork_server.errors import DeadlineExceeded, RequestCancelled
+from graftwork_server.events import (
+    Event,
+    FailedEvent,
+    FinishCause,
+    FinishedEvent,
+    PromptLogprobsEvent,
+    TokenEvent,
+)
+from graftwork_server.plan import TokenLogprob
+from graftwork_server.request import FinishReason
+from graftwork_server.stop_strings import StopStrings
+
+_REASONS = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
+}
+
+
+class ChoiceOutput:
+    """One answer as it grows; `take_delta` gives what came since the last call."""
+
+    def __init__(
+        self, index: int, generation_id: str, detokenizer: Detokenizer, stops: tuple[str, ...]
+    ) -> None:
+        self.index = index
+        self.generation_id = generation_id
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._detokenizer = detokenizer
+        self._text = detokenizer.start()
+        self._stops = StopStrings(stops)
+        self._delta = self._new_delta()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def push(self, event: TokenEvent, *, is_stop_token: bool) -> None:
+        """Takes a token; a stop token counts among the tokens but has no text."""
+        self.num_tokens += 1
+        self.num_cached_tokens = event.num_cached_tokens
+        self._delta.token_ids.append(event.token_id)
+        if event.logprob is not None:
+            self._delta.logprobs.append(to_proto(event.logprob, self._detokenizer))
+        if not is_stop_token:
+            self._push_text(self._text.push((event.token_id,)))
+
+    def finish(self, event: FinishedEvent) -> None:
+        """Ends the answer, unless a stop string has ended it."""
+        if self.is_finished:
+            return
+        self.num_cached_tokens = event.num_cached_tokens
+        self._push_text(self._text.finish())
+        if not self.is_finished:
+            self._delta.text += self._stops.finish()
+            self._end(event.reason)
+
+    def take_delta(self) -> pb.ChoiceDelta | None:
+        """None where nothing came."""
+        delta = self._delta
+        if not (delta.text or delta.token_ids or delta.finish_reason):
+            return None
+        self._delta = self._new_delta()
+        return delta
+
+    def _push_text(self, text: str) -> None:
+        shown, stop = self._stops.push(text)
+        self._delta.text += shown
+        if stop is not None:
+            self._delta.stop_string = stop
+            self._end(FinishReason.STOP)
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        self._delta.finish_reason = _REASONS[reason]
+
+    def _new_delta(self) -> pb.ChoiceDelta:
+        return pb.ChoiceDelta(index=self.index, generation_id=self.generation_id)
+
+
+@dataclass(slots=True)
+class GenerationStream:
+    """All answers of one request, by the sequence ids that compute them."""
+
+    events: EventStream
+    choices: dict[int, ChoiceOutput]
+    detokenizer: Detokenizer
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    async def responses(self) -> AsyncIterator[pb.StreamGenerateResponse]:
+        """Messages with what came since the one before, until all answers have ended.
+
+        Raises what a FailedEvent carries, or DeadlineExceeded.
+        """
+        while not self.events.is_finished:
+            self._take(await self.events.next_batch())
+            deltas = [delta for c in self.choices.values() if (delta := c.take_delta())]
+            if deltas:
+                response = pb.StreamGenerateResponse(deltas=deltas)
+                response.prompt_logprobs.extend(
+                    to_proto(logprob, self.detokenizer) for logprob in self.prompt_logprobs
+                )
+                self.prompt_logprobs.clear()
+                yield response
+
+    def _take(self, batch: list[Event]) -> None:
+        stop_tokens = {
+            event.sequence_id
+            for event in batch
+            if isinstance(event, FinishedEvent) and event.cause is FinishCause.STOP_TOKEN
+        }
+        last_token = {e.sequence_id: e for e in batch if isinstance(e, TokenEvent)}
+        for event in batch:
+            choice = self.choices[event.sequence_id]
+            match event:
+                case TokenEvent() if not choice.is_finished:
+                    is_last = last_token[event.sequence_id] is event
+                    choice.push(event, is_stop_token=is_last and event.sequence_id in stop_tokens)
+                    if choice.is_finished:
+                        self.events.abort(event.sequence_id)
+                case FinishedEvent():
+                    raise_unless_complete(event)
+                    self.events.finish(event.sequence_id)
+                    choice.finish(event)
+                case PromptLogprobsEvent() if choice.index == 0:
+                    self.prompt_logprobs += event.logprobs
+                case FailedEvent():
+                    raise event.error
+
+
+def raise_unless_complete(event: FinishedEvent) -> None:
+    """Raises for a sequence that the engine ended before its time."""
+    if event.cause is FinishCause.DEADLINE:
+        raise DeadlineExceeded("the request's deadline passed before its answer was complete")
+    if event.cause is FinishCause.ABORTED:
+        raise RequestCancelled("the request was ended by the server")
+
+
+def to_proto(logprob: TokenLogprob, detokenizer: Detokenizer) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token_id=logprob.token_id,
+        token=detokenizer.token_text(logprob.token_id),
+        logprob=logprob.logprob,
+        top=[
+            pb.TokenLogprob.Alternative(
+                token_id=token_id, token=detokenizer.token_text(token_id), logprob=value
+            )
+            for token_id, value in logprob.top
+        ],
+    )

@@ -1,0 +1,165 @@
+// y[m] += (x[m] A^T) B^T with another pair (A, B) per row, read in place through a table of slots.
+//
+// A is (rank, in_features); B is packed in panels of 32 outputs, (panels, rank, 32). Both are
+// float32 or bfloat16; arithmetic is float32. The accumulation of a row is fixed: A's dot products
+// by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <vector>
+
+#include "runs.h"
+#include "tile.h"
+
+namespace graftwork {
+
+constexpr int64_t kFactorPanel = 32;
+constexpr int64_t kRowsPerTile = 8;
+
+// One row of the slot table: (4,) int64.
+struct LowRankSlot {
+  int64_t a;         // address of A, 0 where the slot has no pair
+  int64_t b;         // address of B
+  int64_t rank;
+  int64_t bfloat16;  // 1: bfloat16 factors, 0: float32
+};
+
+struct RowTile {
+  LowRankSlot slot;
+  int64_t row;
+  int64_t rows;
+};
+
+struct LowRankShape {
+  int64_t in_features;
+  int64_t out_features;
+  int64_t x_stride;  // floats between rows
+  int64_t y_stride;
+};
+
+// hidden[r][rank] = x[r] . a[rank]
+template <class T, int kRows, int kRanks>
+inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, const T* a,
+                         float* hidden, int64_t hidden_stride) {
+  Vec acc[kRows][kRanks] = {};
+  const int64_t whole = in_features / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    Vec factor[kRanks];
+#pragma GCC unroll 8
+    for (int j = 0; j < kRanks; ++j) factor[j] = load(a + j * in_features + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = load(x + r * x_stride + k);
+#pragma GCC unroll 8
+      for (int j = 0; j < kRanks; ++j) acc[r][j] = fma(value, factor[j], acc[r][j]);
+    }
+  }
+  if (whole < in_features)
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = load_first(x + r * x_stride + whole, in_features - whole);
+      for (int j = 0; j < kRanks; ++j)
+        acc[r][j] = fma(value, load_first(a + j * in_features + whole, in_features - whole),
+                        acc[r][j]);
+    }
+  for (int r = 0; r < kRows; ++r)
+    for (int j = 0; j < kRanks; ++j) hidden[r * hidden_stride + j] = sum(acc[r][j]);
+}
+
+template <class T, int kRows, int kRanks>
+void project(int64_t in_features, const float* x, int64_t x_stride, const T* a, int64_t rank,
+             float* hidden) {
+  int64_t j = 0;
+  for (; j + kRanks <= rank; j += kRanks)
+    project_tile<T, kRows, kRanks>(in_features, x, x_stride, a + j * in_features, hidden + j, rank);
+  for (; j < rank; ++j)
+    project_tile<T, kRows, 1>(in_features, x, x_stride, a + j * in_features, hidden + j, rank);
+}
+
+template <class T>
+void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x, float* hidden) {
+  const T* a = reinterpret_cast<const T*>(tile.slot.a);
+  const int64_t rank = tile.slot.rank;
+  int64_t r = 0;
+  for (; r + 4 <= tile.rows; r += 4)
+    project<T, 4, kTileRows / 3>(shape.in_features, x + (tile.row + r) * shape.x_stride,
+                                 shape.x_stride, a, rank, hidden + r * rank);
+  for (; r < tile.rows; ++r)
+    project<T, 1, 8>(shape.in_features, x + (tile.row + r) * shape.x_stride, shape.x_stride, a,
+                     rank, hidden + r * rank);
+}
+
+// y[r][panel] += hidden[r] b[panel]
+template <class T, int kRows>
+inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t row,
+                        const float* hidden, int64_t panel, float* y) {
+  constexpr int kVecs = kRows == 1 ? kFactorPanel / kLanes : 2;
+  const int64_t rank = tile.slot.rank;
+  const T* b = reinterpret_cast<const T*>(tile.slot.b) + panel * rank * kFactorPanel;
+  for (int64_t column = 0; column < kFactorPanel; column += kVecs * kLanes) {
+    Vec acc[kRows][kVecs] = {};
+    for (int64_t j = 0; j < rank; ++j) {
+      Vec factor[kVecs];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) factor[v] = load(b + j * kFactorPanel + column + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v)
+          acc[r][v] = fma(factor[v], hidden[(row + r) * rank + j], acc[r][v]);
+    }
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t first = panel * kFactorPanel + column + v * kLanes;
+        float* out = y + (tile.row + row + r) * shape.y_stride + first;
+        const int64_t count = std::min<int64_t>(kLanes, shape.out_features - first);
+        if (count == kLanes)
+          store(out, load(out) + acc[r][v]);
+        else if (count > 0)
+          store_first(out, load_first(out, count) + acc[r][v], count);
+      }
+  }
+}
+
+template <class T>
+void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hidden,
+                 int64_t begin, int64_t end, float* y) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    int64_t r = 0;
+    for (; r + 4 <= tile.rows; r += 4) expand_tile<T, 4>(tile, shape, r, hidden, panel, y);
+    for (; r < tile.rows; ++r) expand_tile<T, 1>(tile, shape, r, hidden, panel, y);
+  }
+}
+
+inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs, int64_t count) {
+  std::vector<RowTile> tiles;
+  for (int64_t i = 0; i < count; ++i) {
+    const LowRankSlot& slot = slots[runs[i].slot];
+    if (slot.a == 0) continue;
+    for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
+      tiles.push_back({slot, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row)});
+  }
+  return tiles;
+}
+
+inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t count,
+                         const LowRankShape& shape, const float* x, float* y) {
+  const std::vector<RowTile> tiles = row_tiles(slots, runs, count);
+  const int64_t panels = (shape.out_features + kFactorPanel - 1) / kFactorPanel;
+  at::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> hidden;
+    for (int64_t i = begin; i < end; ++i) {
+      const RowTile& tile = tiles[i];
+      hidden.resize(tile.rows * tile.slot.rank);
+      if (tile.slot.bfloat16) {
+        project_rows<BFloat16>(tile, shape, x, hidden.data());
+        expand_rows<BFloat16>(tile, shape, hidden.data(), 0, panels, y);
+      } else {
+        project_rows<float>(tile, shape, x, hidden.data());
+        expand_rows<float>(tile, shape, hidden.data(), 0, panels, y);
+      }
+    }
+  });
+}
+
+}  // namespace graftwork

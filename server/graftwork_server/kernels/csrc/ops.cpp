@@ -1,0 +1,214 @@
+// Checks tensors and registers the kernels as torch.ops.graftwork.*. torch releases the GIL around
+// them. Shapes and meanings are documented on the Python functions that call them.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "low_rank.h"
+#include "output_scale.h"
+#include "paged_attention.h"
+#include "panel_linear.h"
+
+namespace graftwork {
+namespace {
+
+using at::Tensor;
+
+void check(const Tensor& t, at::ScalarType dtype, int64_t dim, const char* name) {
+  TORCH_CHECK(t.device().is_cpu() && t.scalar_type() == dtype && t.dim() == dim, name, " must be a ",
+              dim, "-dimensional CPU tensor of ", dtype, ", is ", t.dim(), "-dimensional ",
+              t.scalar_type(), " on ", t.device());
+}
+
+void check_contiguous(const Tensor& t, at::ScalarType dtype, int64_t dim, const char* name) {
+  check(t, dtype, dim, name);
+  TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+}
+
+void check_rows(const Tensor& t, int64_t dim, const char* name) {
+  check(t, at::kFloat, dim, name);
+  TORCH_CHECK(t.size(-1) <= 1 || t.stride(-1) == 1, name, " must be contiguous in its last dimension");
+}
+
+template <class Codes>
+Tensor linear(const Tensor& x, const Tensor& codes, at::ScalarType dtype, const Tensor& scales,
+              const std::optional<Tensor>& bias, int64_t out_features) {
+  check_contiguous(x, at::kFloat, 2, "x");
+  check_contiguous(codes, dtype, 3, "codes");
+  check_contiguous(scales, at::kFloat, 3, "scales");
+  const int64_t in_features = x.size(1), groups = scales.size(1);
+  PanelWeights w{static_cast<const uint8_t*>(codes.const_data_ptr()),
+                 scales.const_data_ptr<float>(), nullptr, in_features, out_features,
+                 groups > 0 ? in_features / groups : 0};
+  TORCH_CHECK(in_features > 0 && out_features > 0 && groups > 0 && in_features % groups == 0,
+              "in_features ", in_features, " must be a multiple of the number of groups ", groups);
+  TORCH_CHECK(codes.size(0) == w.panels() && codes.size(1) == in_features &&
+                  codes.size(2) == Codes::kBytesPerK && scales.size(0) == w.panels() &&
+                  scales.size(2) == kPanel,
+              "codes ", codes.sizes(), " and scales ", scales.sizes(), " do not fit a weight of (",
+              out_features, ", ", in_features, ")");
+  if (bias) {
+    check_contiguous(*bias, at::kFloat, 1, "bias");
+    TORCH_CHECK(bias->size(0) == out_features, "bias must have out_features elements");
+    w.bias = bias->const_data_ptr<float>();
+  }
+  Tensor y = at::empty({x.size(0), out_features}, x.options());
+  if (x.size(0) > 0)
+    panel_linear<Codes>(w, x.size(0), x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+  return y;
+}
+
+Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
+                      const std::optional<Tensor>& bias, int64_t out_features) {
+  return linear<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
+}
+
+Tensor nf4_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
+                     const std::optional<Tensor>& bias, int64_t out_features) {
+  return linear<Nf4Codes>(x, codes, at::kByte, scales, bias, out_features);
+}
+
+const Run* check_runs(const Tensor& runs, const Tensor& slots, int64_t rows) {
+  check_contiguous(runs, at::kInt, 2, "runs");
+  TORCH_CHECK(runs.size(1) == 3, "runs must be (n, 3): slot, start, stop");
+  const Run* first = reinterpret_cast<const Run*>(runs.const_data_ptr<int32_t>());
+  for (int64_t i = 0; i < runs.size(0); ++i)
+    TORCH_CHECK(first[i].slot >= 0 && first[i].slot < slots.size(0) && first[i].start >= 0 &&
+                    first[i].start <= first[i].stop && first[i].stop <= rows,
+                "run ", i, " (slot ", first[i].slot, ", rows ", first[i].start, " to ",
+                first[i].stop, ") is outside ", slots.size(0), " slots or ", rows, " rows");
+  return first;
+}
+
+void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
+  check_rows(y, 2, "y");
+  check_rows(x, 2, "x");
+  check_contiguous(slots, at::kLong, 2, "slots");
+  TORCH_CHECK(x.size(0) == y.size(0) && slots.size(1) == 4, "x and y must have the same rows");
+  const Run* first = check_runs(runs, slots, y.size(0));
+  const LowRankShape shape{x.size(1), y.size(1), x.stride(0), y.stride(0)};
+  add_low_rank(reinterpret_cast<const LowRankSlot*>(slots.const_data_ptr<int64_t>()), first,
+               runs.size(0), shape, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+}
+
+void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
+  check_rows(y, 2, "y");
+  check_contiguous(slots, at::kLong, 2, "slots");
+  TORCH_CHECK(slots.size(1) == 2, "slots must be (n, 2)");
+  const Run* first = check_runs(runs, slots, y.size(0));
+  apply_output_scale(reinterpret_cast<const OutputScaleSlot*>(slots.const_data_ptr<int64_t>()),
+                     first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
+}
+
+void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
+  check_contiguous(k_cache, at::kFloat, 4, "k_cache");
+  check_contiguous(v_cache, at::kFloat, 4, "v_cache");
+  TORCH_CHECK(k_cache.sizes() == v_cache.sizes() && k_cache.numel() > 0,
+              "k_cache and v_cache must have the same shape and not be empty");
+}
+
+void store_kv_op(const Tensor& k, const Tensor& v, Tensor& k_cache, Tensor& v_cache,
+                 const Tensor& slot_mapping) {
+  check_rows(k, 3, "k");
+  check_rows(v, 3, "v");
+  check_cache(k_cache, v_cache);
+  check_contiguous(slot_mapping, at::kLong, 1, "slot_mapping");
+  const int64_t heads = k_cache.size(1), block_size = k_cache.size(2), dim = k_cache.size(3);
+  TORCH_CHECK(k.sizes() == v.sizes() && k.size(0) == slot_mapping.size(0) && k.size(1) == heads &&
+                  k.size(2) == dim,
+              "k and v must be (tokens, kv_heads, head_dim) and fit slot_mapping and the cache");
+  const int64_t* mapping = slot_mapping.const_data_ptr<int64_t>();
+  for (int64_t t = 0; t < k.size(0); ++t)
+    TORCH_CHECK(mapping[t] >= 0 && mapping[t] < k_cache.size(0) * block_size, "slot_mapping[", t,
+                "] = ", mapping[t], " is outside the cache");
+  store_kv(k.size(0), heads, block_size, dim, k.const_data_ptr<float>(), k.stride(0), k.stride(1),
+           mapping, k_cache.mutable_data_ptr<float>());
+  store_kv(v.size(0), heads, block_size, dim, v.const_data_ptr<float>(), v.stride(0), v.stride(1),
+           mapping, v_cache.mutable_data_ptr<float>());
+}
+
+void check_sequences(const Tensor& block_tables, const Tensor& query_start,
+                     const Tensor& context_lens, int64_t tokens, int64_t blocks,
+                     int64_t block_size) {
+  check_contiguous(block_tables, at::kInt, 2, "block_tables");
+  check_contiguous(query_start, at::kInt, 1, "query_start");
+  check_contiguous(context_lens, at::kInt, 1, "context_lens");
+  const int64_t sequences = context_lens.size(0);
+  TORCH_CHECK(block_tables.size(0) == sequences && query_start.size(0) == sequences + 1,
+              "block_tables, query_start and context_lens must agree on the number of sequences");
+  const int32_t* start = query_start.const_data_ptr<int32_t>();
+  const int32_t* context = context_lens.const_data_ptr<int32_t>();
+  const int32_t* table = block_tables.const_data_ptr<int32_t>();
+  TORCH_CHECK(start[0] == 0 && start[sequences] == tokens, "query_start must run from 0 to ", tokens);
+  for (int64_t i = 0; i < sequences; ++i) {
+    const int64_t used = (context[i] + block_size - 1) / block_size;
+    TORCH_CHECK(start[i] <= start[i + 1] && context[i] >= start[i + 1] - start[i] &&
+                    used <= block_tables.size(1),
+                "sequence ", i, ": context ", context[i], " does not hold its ",
+                start[i + 1] - start[i], " queries or exceeds its blocks");
+    for (int64_t j = 0; j < used; ++j) {
+      const int32_t block = table[i * block_tables.size(1) + j];
+      TORCH_CHECK(block >= 0 && block < blocks, "sequence ", i, ": block ", block,
+                  " is outside the cache");
+    }
+  }
+}
+
+Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                          const Tensor& block_tables, const Tensor& query_start,
+                          const Tensor& context_lens, double scale,
+                          std::optional<int64_t> sliding_window, std::optional<double> softcap) {
+  check_rows(q, 3, "q");
+  check_cache(k_cache, v_cache);
+  AttentionShape s{};
+  s.heads = q.size(1);
+  s.kv_heads = k_cache.size(1);
+  s.head_dim = q.size(2);
+  s.block_size = k_cache.size(2);
+  s.max_blocks = block_tables.size(-1);
+  s.q_stride = q.stride(0);
+  s.q_head_stride = q.stride(1);
+  s.scale = static_cast<float>(scale);
+  s.sliding_window = sliding_window.value_or(0);
+  s.softcap = static_cast<float>(softcap.value_or(0.0));
+  TORCH_CHECK(s.head_dim == k_cache.size(3) && s.heads % s.kv_heads == 0, "q ", q.sizes(),
+              " does not fit the cache ", k_cache.sizes());
+  TORCH_CHECK(!sliding_window || *sliding_window > 0, "sliding_window must be positive");
+  TORCH_CHECK(!softcap || *softcap > 0, "softcap must be positive");
+  check_sequences(block_tables, query_start, context_lens, q.size(0), k_cache.size(0),
+                  s.block_size);
+  Tensor out = at::empty({q.size(0), s.heads, s.head_dim}, q.options());
+  if (q.size(0) > 0)
+    paged_attention(s, context_lens.size(0), query_start.const_data_ptr<int32_t>(),
+                    context_lens.const_data_ptr<int32_t>(), block_tables.const_data_ptr<int32_t>(),
+                    q.const_data_ptr<float>(), k_cache.const_data_ptr<float>(),
+                    v_cache.const_data_ptr<float>(), out.mutable_data_ptr<float>());
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(graftwork, m) {
+  m.def("int8_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
+        " -> Tensor");
+  m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
+        " -> Tensor");
+  m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
+  m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
+  m.def("store_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping)"
+        " -> ()");
+  m.def("paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables,"
+        " Tensor query_start, Tensor context_lens, float scale, int? sliding_window,"
+        " float? softcap) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
+  m.impl("int8_linear", &int8_linear_op);
+  m.impl("nf4_linear", &nf4_linear_op);
+  m.impl("add_low_rank", &add_low_rank_op);
+  m.impl("apply_output_scale", &apply_output_scale_op);
+  m.impl("store_kv", &store_kv_op);
+  m.impl("paged_attention", &paged_attention_op);
+}
+
+}  // namespace graftwork

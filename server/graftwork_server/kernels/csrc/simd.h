@@ -1,0 +1,176 @@
+// The few vector operations the kernels need, for AVX-512, AVX2 and 128-bit machines (NEON, SSE).
+//
+// Arithmetic uses the vector extensions of GCC and Clang. Two things are written per instruction
+// set: widening loads, because GCC 12 turns __builtin_convertvector from 8 and 16 bits into scalar
+// code; and the fused multiply-add, because a compiler left to contract a * b + c does so in one
+// copy of a loop and not in another, and then a row's bits depend on the tile it falls into.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace graftwork {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 12;  // rows x 2 vectors of accumulators fill 24 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;  // 12 of 16 registers
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 12;  // 24 of 32 registers on NEON
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+inline Vec splat(float x) { return x - Vec{}; }
+
+// a * b + c, rounded once.
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;  // no such instruction: rounded twice, the same everywhere
+#endif
+}
+
+inline Vec fma(Vec a, float b, Vec c) { return fma(a, splat(b), c); }
+
+inline IntVec bits(Vec v) {
+  IntVec i;
+  std::memcpy(&i, &v, sizeof i);
+  return i;
+}
+
+inline Vec from_bits(IntVec i) {
+  Vec v;
+  std::memcpy(&v, &i, sizeof v);
+  return v;
+}
+
+// Sixteen or fewer int8 -> float.
+inline Vec load(const int8_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  IntVec i;
+  for (int lane = 0; lane < kLanes; ++lane) i[lane] = p[lane];
+  return __builtin_convertvector(i, Vec);
+#endif
+}
+
+// A bfloat16 is the upper half of a float.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+
+inline float to_float(BFloat16 x) {
+  const uint32_t wide = uint32_t(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+inline Vec load(const BFloat16* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return (Vec)_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+  return (Vec)_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+#else
+  IntVec i;
+  for (int lane = 0; lane < kLanes; ++lane) i[lane] = int32_t(uint32_t(p[lane].bits) << 16);
+  return from_bits(i);
+#endif
+}
+
+// The first `count` elements, zeros after them; never reads past them.
+template <class T>
+inline Vec load_first(const T* p, int64_t count) {
+  Vec v{};
+  for (int64_t lane = 0; lane < count; ++lane) v[lane] = to_float(p[lane]);
+  return v;
+}
+
+inline void store_first(float* p, Vec v, int64_t count) {
+  for (int64_t lane = 0; lane < count; ++lane) p[lane] = v[lane];
+}
+
+// Pairwise over halves: one fixed order for every caller.
+inline float sum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  return lanes[0];
+}
+
+inline float max(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane)
+      lanes[lane] = lanes[lane] > lanes[lane + width] ? lanes[lane] : lanes[lane + width];
+  return lanes[0];
+}
+
+inline Vec select(IntVec mask, Vec yes, Vec no) {
+  return from_bits((mask & bits(yes)) | (~mask & bits(no)));
+}
+
+inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
+
+// exp for x <= 88; zero below -87. Relative error about 1e-7 (the polynomial of Cephes' expf).
+inline Vec exp(Vec x) {
+  const Vec magic = splat(12582912.0f);  // adding 1.5 * 2^23 rounds to the nearest integer
+  const IntVec underflow = x < -87.0f;
+  x = select(underflow, splat(-87.0f), x);
+  const Vec shifted = fma(x, 1.44269504088896341f, magic);
+  const Vec n = shifted - magic;
+  Vec r = fma(n, -0.693359375f, x);
+  r = fma(n, 2.12194440e-4f, r);
+  Vec p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  const IntVec exponent = (bits(shifted) - bits(magic)) << 23;
+  const Vec result = from_bits(bits(p) + exponent);
+  return select(underflow, Vec{}, result);
+}
+
+inline Vec tanh(Vec x) {
+  // Past 9 tanh is 1 in float32.
+  x = select(x > 9.0f, splat(9.0f), select(x < -9.0f, splat(-9.0f), x));
+  return 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
+}
+
+}  // namespace graftwork

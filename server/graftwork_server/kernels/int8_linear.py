@@ -1,0 +1,43 @@
+"""`x W^T + bias` for int8 weights with float32 scales by groups of in_features.
+
+Activations stay float32. On the CPU every output is one chain of fused multiply-adds over
+in_features ascending, so a row's bits do not depend on the rows beside it.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from graftwork_server.kernels.build import kernels_loaded
+from graftwork_server.kernels.panels import expand_groups, from_panels
+
+
+def int8_linear(
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """
+    x: (rows, in_features) float32, contiguous
+    codes: (panels, in_features, 32) int8
+    scales: (panels, groups, 32) float32; in_features must be a multiple of groups
+    bias: (out_features,) float32
+    returns: (rows, out_features) float32
+
+    Raises RuntimeError where shapes or dtypes do not fit.
+    """
+    if x.device.type == "cpu" and kernels_loaded():
+        y: Tensor = torch.ops.graftwork.int8_linear.default(x, codes, scales, bias, out_features)
+        return y
+    return int8_linear_reference(x, codes, scales, bias, out_features)
+
+
+def int8_linear_reference(
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """The same in plain torch, on any device and with x in any float dtype."""
+    weight = dequantize_int8(codes, scales, out_features)
+    return functional.linear(x, weight.to(x.dtype), bias)
+
+
+def dequantize_int8(codes: Tensor, scales: Tensor, out_features: int) -> Tensor:
+    """The weight that `int8_linear` multiplies by: (out_features, in_features) float32."""
+    return from_panels(codes * expand_groups(scales, codes.shape[1]), out_features)

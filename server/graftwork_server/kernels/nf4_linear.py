@@ -1,0 +1,52 @@
+"""`x W^T + bias` for NF4 weights (QLoRA, arXiv:2305.14314) with float32 scales by groups of inputs.
+
+As in `int8_linear`, a row's bits on the CPU do not depend on the rows beside it.
+"""
+
+import torch
+from bitsandbytes.functional import get_4bit_type
+from torch import Tensor
+from torch.nn import functional
+
+from graftwork_server.kernels.build import kernels_loaded
+from graftwork_server.kernels.panels import PANEL, expand_groups, from_panels, to_panels
+
+
+def nf4_linear(
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """
+    x: (rows, in_features) float32, contiguous
+    codes: (panels, in_features, 16) uint8, as `pack_nf4` makes them
+    scales: (panels, groups, 32) float32; in_features must be a multiple of groups
+    bias: (out_features,) float32
+    returns: (rows, out_features) float32
+
+    Raises RuntimeError where shapes or dtypes do not fit.
+    """
+    if x.device.type == "cpu" and kernels_loaded():
+        y: Tensor = torch.ops.graftwork.nf4_linear.default(x, codes, scales, bias, out_features)
+        return y
+    return nf4_linear_reference(x, codes, scales, bias, out_features)
+
+
+def nf4_linear_reference(
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """The same in plain torch, on any device and with x in any float dtype."""
+    weight = dequantize_nf4(codes, scales, out_features)
+    return functional.linear(x, weight.to(x.dtype), bias)
+
+
+def pack_nf4(codes: Tensor) -> Tensor:
+    """(out_features, in_features) uint8 codes 0 to 15 -> (panels, in_features, 16) uint8: output i
+    of a panel in the low half of byte i, output i + 16 in the high half."""
+    panels = to_panels(codes)
+    return panels[..., : PANEL // 2] | panels[..., PANEL // 2 :] << 4
+
+
+def dequantize_nf4(codes: Tensor, scales: Tensor, out_features: int) -> Tensor:
+    """The weight that `nf4_linear` multiplies by: (out_features, in_features) float32."""
+    table = get_4bit_type("nf4", device=codes.device)  # type: ignore[no-untyped-call]
+    values = table[torch.cat((codes & 15, codes >> 4), dim=-1).int()]
+    return from_panels(values * expand_groups(scales, codes.shape[1]), out_features)

@@ -1,0 +1,54 @@
+"""What the scheduler takes on, and how it refuses more.
+
+WireError
+├── QueueFullError       RESOURCE_EXHAUSTED  QUEUE_FULL
+└── ContextTooLongError  INVALID_ARGUMENT    CONTEXT_TOO_LONG
+"""
+
+from dataclasses import dataclass
+
+import grpc
+from graftwork.status import WireError
+
+
+class QueueFullError(WireError):
+    """Too many sequences wait already."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
+class ContextTooLongError(WireError):
+    """Prompt and answer together fit neither the context nor the key/value cache."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "CONTEXT_TOO_LONG"
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    max_num_sequences: int  # running at once
+    max_tokens_per_step: int  # at least max_num_sequences, so that each runner gets on each step
+    block_size: int  # positions per block
+    num_blocks: int
+    max_context: int  # tokens of prompt and output together
+    max_queued: int  # sequences waiting at once
+    max_slots: int
+    max_slot_bytes: int | None = None
+    slot_patience_s: float = 1.0  # how long a version waits, and is kept, before another's turn
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_num_sequences",
+            "block_size",
+            "num_blocks",
+            "max_context",
+            "max_queued",
+            "max_slots",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_tokens_per_step < self.max_num_sequences:
+            raise ValueError("max_tokens_per_step must be at least max_num_sequences")
+        if self.slot_patience_s < 0:
+            raise ValueError("slot_patience_s must not be negative")

@@ -1,0 +1,151 @@
+"""Tiny random bases, their description, and PEFT folders made on them."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from graftwork_adapters.canonical import LinearModule, ModuleAdapter
+from graftwork_adapters.folder import WEIGHTS_FILE
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+CONTEXT_LENGTH = 64
+
+
+def tiny_llama(*, attention_bias: bool = False, tied: bool = False, hidden: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=hidden,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT_LENGTH,
+        attention_bias=attention_bias,
+        tie_word_embeddings=tied,
+    )
+    return _randomized(LlamaForCausalLM(config))
+
+
+def tiny_gpt2() -> nn.Module:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_positions=CONTEXT_LENGTH, n_embd=16, n_layer=2, n_head=2)
+    return _randomized(GPT2LMHeadModel(config))
+
+
+def _randomized(model: nn.Module) -> nn.Module:
+    """Biases too: transformers starts them at zero, where a wrong sign would go unseen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    return model.eval()
+
+
+class DescribedModel:
+    """BaseDescription of an unquantized model."""
+
+    def __init__(self, model: nn.Module, digest: str = "sha256:" + "b" * 64) -> None:
+        self._modules = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D))
+        }
+        self.digest = digest
+        self.hidden_size: int = model.config.hidden_size
+        self.context_length = CONTEXT_LENGTH
+
+    @property
+    def linear_modules(self) -> Mapping[str, LinearModule]:
+        return {
+            name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
+            for name, module in self._modules.items()
+        }
+
+    def weight(self, name: str) -> Tensor:
+        module = self._modules[name]
+        weight = module.weight.detach().float()
+        return weight.T.contiguous() if isinstance(module, Conv1D) else weight
+
+    def bias(self, name: str) -> Tensor:
+        return self._modules[name].bias.detach().float()
+
+
+def randomize(model: PeftModel, *, std: float = 0.1) -> PeftModel:
+    """As if trained: every trainable parameter gets random values."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if "magnitude" in name:
+                parameter.mul_(1 + std * torch.randn_like(parameter))
+            else:
+                parameter.normal_(std=std)
+    return model.eval()
+
+
+def make_peft(
+    base: nn.Module, config: PeftConfig, folder: Path, *, dtype: torch.dtype = torch.float32
+) -> PeftModel:
+    """A PeftModel as if trained on a copy of `base`, saved to `folder` in `dtype`."""
+    with _peft_remarks_ignored():
+        model = randomize(get_peft_model(copy.deepcopy(base), config))
+        model.save_pretrained(folder)
+    path = folder / WEIGHTS_FILE
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return model
+
+
+def load_peft(base: nn.Module, folder: Path) -> PeftModel:
+    """What PEFT makes of a folder: the oracle. (PEFT sorts the patterns of a config when it saves
+    them, so the model that was saved is not always the one that is loaded.)"""
+    with _peft_remarks_ignored():
+        return PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
+
+
+@contextlib.contextmanager
+def _peft_remarks_ignored() -> Iterator[None]:
+    """PEFT calls deprecated parts of transformers, and remarks on unusual but valid configs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def lora_config(**fields: object) -> LoraConfig:
+    settings: dict[str, object] = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        **fields,
+    }
+    return LoraConfig(**settings)
+
+
+def save_lora(folder: Path, base: nn.Module, **fields: object) -> Path:
+    make_peft(base, lora_config(**fields), folder)
+    return folder
+
+
+def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Tensor) -> Tensor:
+    """y of one module with its adapter, computed as canonical.py defines it. x: (rows, in)."""
+    weight = base.weight(name)
+    bias = base.bias(name) if base.linear_modules[name].has_bias else torch.zeros(len(weight))
+    y = x @ weight.T
+    if adapter is None:
+        return y + bias
+    if adapter.low_rank is not None:
+        y = y + (x @ adapter.low_rank.a.float().T) @ adapter.low_rank.b.float().T
+    if adapter.output_scale is not None:
+        y = y * adapter.output_scale.scale
+    if adapter.bias_delta is not None:
+        bias = bias + adapter.bias_delta.delta
+    return y + bias

@@ -1,0 +1,84 @@
+"""Makes PEFT adapter folders with random, effective weights, and PEFT's own answers for them."""
+
+import copy
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def alias(model: nn.Module) -> nn.Module:
+    """A module tree of its own over the same tensors, so that PEFT may rebuild it."""
+    return copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+
+
+def save_random_adapter(
+    model: nn.Module, config: PeftConfig, folder: Path, *, seed: int, strength: float = 0.02
+) -> Path:
+    """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
+    generator = torch.Generator().manual_seed(seed)
+    peft_model = get_peft_model(alias(model), config)
+    for name, parameter in peft_model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        noise = torch.randn(parameter.shape, generator=generator) * strength
+        if "lora_magnitude_vector" in name:
+            parameter.data.mul_(1 + 5 * noise)
+        elif "lora_A" in name:
+            bound = parameter.shape[-1] ** -0.5
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * bound)
+        elif "prompt_encoder" in name or "prompt_embeddings" in name:
+            parameter.data.copy_(noise * 10)
+        else:
+            parameter.data.copy_(noise)
+    peft_model.save_pretrained(folder)
+    return folder
+
+
+def lora_config(rank: int = 16, **changes: object) -> LoraConfig:
+    settings: dict[str, object] = {
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": ALL_LINEAR,
+        "task_type": "CAUSAL_LM",
+    }
+    return LoraConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def prompt_tuning_config(num_virtual_tokens: int = 12) -> PromptTuningConfig:
+    return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=num_virtual_tokens)
+
+
+def reference_logits(model: nn.Module, folder: Path | None, token_ids: list[int]) -> Tensor:
+    """PEFT's logits for the real tokens of one sequence: (num_tokens, vocab_size) float32.
+
+    PEFT's `forward` over the whole sequence is the oracle; its `generate` is wrong for prompt
+    methods with this transformers.
+    """
+    tree: nn.Module = alias(model)
+    if folder is not None:
+        tree = PeftModel.from_pretrained(tree, folder)
+    tree.eval()
+    with torch.no_grad():
+        logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0]
+    return logits[-len(token_ids) :].float()
+
+
+def reference_greedy(
+    model: nn.Module, folder: Path | None, prompt: list[int], num_tokens: int
+) -> tuple[list[int], Tensor]:
+    """Greedy continuation by PEFT's forward, and the logits that chose each token."""
+    tree: nn.Module = alias(model)
+    if folder is not None:
+        tree = PeftModel.from_pretrained(tree, folder)
+    tree.eval()
+    token_ids, rows = list(prompt), []
+    with torch.no_grad():
+        for _ in range(num_tokens):
+            logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0, -1]
+            rows.append(logits.float())
+            token_ids.append(int(logits.argmax()))
+    return token_ids[len(prompt) :], torch.stack(rows)
