@@ -18,14 +18,14 @@ help: ## List the targets
 
 setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
 
-serve: $(VENV)/.installed-server model ## Set up, fetch the default model, start the server
+serve: model ## Set up, fetch the default model, start the server
 	$(BIN)/graftwork serve $(ARGS)
 
 test: setup model ## Set up, fetch the default model, run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 test-slow: setup model ## Run the tests that take minutes, too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
 check: lint lint-protos protos-fresh test ## All that must pass before a change lands
 
@@ -70,7 +70,7 @@ bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT a
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-model: | $(BIN)
+model: $(VENV)/.installed-server
 	@$(BIN)/python -m graftwork_server.default_model
 
 clean: ## Remove .venv and what tools left behind

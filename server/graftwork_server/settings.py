@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from graftwork_server.default_model import default_cache_dir
-
 ENV_PREFIX = "GRAFTWORK_"
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -143,10 +141,6 @@ class LogSettings(_Frozen):
 class Settings(_Frozen):
     data_dir: UserPath = _setting(
         "~/.local/share/graftwork", "Where the registry and its adapters are kept."
-    )
-    cache_dir: UserPath = Field(
-        default_factory=default_cache_dir,
-        description="Where what can be made again is kept; by default ~/.cache/graftwork.",
     )
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
