@@ -47,12 +47,14 @@ class BaseModel:
         name: str,
         quantization: str,
         device: torch.device,
+        num_parameters: int,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.quantization = quantization
         self.device = device
+        self.num_parameters = num_parameters
         self.config = model.config
         self._linears = {
             name: module for name, module in model.named_modules() if is_linear(module)
@@ -96,18 +98,6 @@ class BaseModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
-
-    @property
-    def num_parameters(self) -> int:
-        linear = sum(m.in_features * m.out_features for m in self.linear_modules.values())
-        inside = {
-            id(tensor) for module in self._linears.values() for tensor in module.state_dict(
-                keep_vars=True
-            ).values()
-        }
-        unique = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}
-        others = sum(t.numel() for t in unique.values() if id(t) not in inside)
-        return linear + others
 
     @property
     def weight_bytes(self) -> int:
@@ -192,10 +182,18 @@ def prepare_base_model(
         raise ModelNotUsable(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
     model.set_attn_implementation(PAGED_ATTENTION)
     model.eval().requires_grad_(requires_grad=False)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantization != "none":
         quantize_modules(model, quantization, device)
     model.to(device)
-    return BaseModel(model, tokenizer, name=name, quantization=quantization, device=device)
+    return BaseModel(
+        model,
+        tokenizer,
+        name=name,
+        quantization=quantization,
+        device=device,
+        num_parameters=num_parameters,
+    )
 
 
 @torch.no_grad()

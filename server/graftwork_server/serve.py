@@ -110,8 +110,8 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             device=base.device.type,
         )
         # Apart, so that a load that requests wait for is not held up by a registration.
-        loading = stack.enter_context(background_executor("load"))
-        checking = stack.enter_context(background_executor("register"))
+        loading = stack.enter_context(background_executor())
+        checking = stack.enter_context(background_executor())
         preparing = stack.enter_context(ThreadPoolExecutor(2, "prepare"))
 
         limits = AdapterLimits(
