@@ -54,7 +54,7 @@ def check_base(
 
 def has_effect(adapter: LoweredAdapter) -> bool:
     """Whether any input could get another output than the base's."""
-    if adapter.virtual_tokens is not None:
+    if adapter.num_virtual_tokens:
         return True
     return any(_module_has_effect(module) for module in adapter.modules.values())
 

@@ -4,6 +4,7 @@ The base's own attention modules call `paged_attention_forward` with the queries
 of all tokens of a step, laid end to end in a batch of one; the step tells which belong together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from graftwork_server.kernels.paged_attention import paged_attention, store_kv
+from graftwork_server.packed_attention import PackedGatedPrompt, PackedPrefix
 
 PAGED_ATTENTION = "graftwork_paged"
 
@@ -25,6 +27,29 @@ class KvCache:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixWrite:
+    """Virtual tokens of a step whose keys and values are the adapter's own, not computed."""
+
+    token_rows: Tensor  # (num_virtual,) int64: tokens of the step
+    prefix_rows: Tensor  # (num_virtual,) int64: rows of the prefix
+    prefix: PackedPrefix
+
+    def apply(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Overwrites (num_kv_heads, num_tokens, head_dim) in place."""
+        key[:, self.token_rows] = self.prefix.keys[layer, self.prefix_rows].transpose(0, 1)
+        value[:, self.token_rows] = self.prefix.values[layer, self.prefix_rows].transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GatedRun:
+    """Tokens of a step that also attend to gated prompts."""
+
+    start: int
+    stop: int
+    prompts: Mapping[int, PackedGatedPrompt]  # by layer
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionStep:
     """Which tokens of a step see which blocks; passed to every layer as `attention_step`."""
 
@@ -33,6 +58,8 @@ class AttentionStep:
     block_tables: Tensor  # (num_sequences, max_blocks) int32
     query_start: Tensor  # (num_sequences + 1,) int32: first token of each sequence
     context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
+    prefix_writes: tuple[PrefixWrite, ...] = ()
+    gated_runs: tuple[GatedRun, ...] = ()
 
 
 def paged_attention_forward(
@@ -49,7 +76,10 @@ def paged_attention_forward(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    cache = attention_step.caches[module.layer_idx]
+    layer = module.layer_idx
+    cache = attention_step.caches[layer]
+    for write in attention_step.prefix_writes:
+        write.apply(layer, key[0], value[0])
     store_kv(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
@@ -68,6 +98,11 @@ def paged_attention_forward(
         sliding_window=sliding_window,
         softcap=softcap,
     )
+    for run in attention_step.gated_runs:
+        prompt = run.prompts.get(layer)
+        if prompt is not None:
+            rows = slice(run.start, run.stop)
+            prompt.attend(query[0, :, rows], output[rows].transpose(0, 1))
     return output.unsqueeze(0), None
 
 

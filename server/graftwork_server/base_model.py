@@ -2,8 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from graftwork_adapters.canonical import LinearModule
+from graftwork_adapters.canonical_parts import DecoderLayer
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
 from graftwork_server.quantization import quantize_linear
@@ -23,14 +23,6 @@ logger = logging.getLogger(__name__)
 
 class ModelNotUsable(StartupError):
     """The base model cannot be loaded or served; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """What one layer keeps of each token."""
-
-    num_kv_heads: int
-    head_dim: int
 
 
 class BaseModel:
@@ -62,6 +54,22 @@ class BaseModel:
         self.linear_modules: Mapping[str, LinearModule] = {
             name: describe_linear(module) for name, module in self._linears.items()
         }
+        self._others = {
+            name: module
+            for name, module in model.named_modules()
+            if not is_linear(module) and dict(module.named_parameters(recurse=False))
+        }
+        self.other_modules: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+            name: {
+                key: tuple(parameter.shape)
+                for key, parameter in module.named_parameters(recurse=False)
+            }
+            for name, module in self._others.items()
+        }
+        self.embedding_name = _name_of(model, model.get_input_embeddings())
+        self.head_name = _name_of(model, model.get_output_embeddings())
+        self.has_tied_head = bool(getattr(self.config, "tie_word_embeddings", False))
+        self.layers = tuple(_decoder_layers(model))
         # Captured once: the tree may be wrapped later, the tensors stay the same.
         self._tensors = dict(sorted(model.state_dict(keep_vars=True).items()))
         self.digest = self.compute_digest()
@@ -105,13 +113,8 @@ class BaseModel:
         return sum(tensor.nbytes for tensor in unique.values())
 
     @property
-    def attention_shapes(self) -> list[AttentionShape]:
-        """One for each layer, in order."""
-        config = self.config
-        heads = config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return [AttentionShape(kv_heads, head_dim)] * config.num_hidden_layers
+    def model_type(self) -> str:
+        return str(self.config.model_type)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -134,6 +137,14 @@ class BaseModel:
         bias: Tensor = self._linears[name].bias
         return bias.detach().float()
 
+    def parameter(self, module: str, name: str) -> Tensor:
+        """A parameter of one of `other_modules`, float32."""
+        return self._others[module].get_parameter(name).detach().float()
+
+    def own_module(self, name: str) -> nn.Module:
+        """A linear module or one of `other_modules`, without anything that adapters do to it."""
+        return self._linears[name] if name in self._linears else self._others[name]
+
 
 def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
@@ -142,8 +153,27 @@ def is_linear(module: nn.Module) -> bool:
 def describe_linear(module: nn.Module) -> LinearModule:
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
-        return LinearModule(in_features, out_features, has_bias=True)
+        return LinearModule(in_features, out_features, has_bias=True, is_transposed=True)
     return LinearModule(module.in_features, module.out_features, module.bias is not None)
+
+
+def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _decoder_layers(model: PreTrainedModel) -> Iterator[DecoderLayer]:
+    """The layers with an attention and an MLP, in order."""
+    config = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    for name, module in model.named_modules():
+        children = dict(module.named_children())
+        attention = next((key for key in ("self_attn", "attn") if key in children), None)
+        if attention is not None and "mlp" in children:
+            yield DecoderLayer(
+                name, f"{name}.{attention}", f"{name}.mlp", heads, kv_heads, head_dim
+            )
 
 
 def load_base_model(
@@ -164,9 +194,7 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
-    return prepare_base_model(
-        model, tokenizer, name=name, quantization=quantization, device=device
-    )
+    return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
 
 
 def prepare_base_model(

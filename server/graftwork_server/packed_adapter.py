@@ -1,7 +1,7 @@
 """An adapter as the kernels want it: packed off the engine's thread, shared by host and CPU slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.packed_parts import PackedParts, pack_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,14 @@ class PackedAdapter:
 
     modules: Mapping[str, PackedModule]
     virtual_tokens: Tensor | None  # (num_virtual_tokens, hidden_size)
+    parts: PackedParts = field(default_factory=PackedParts)
 
     @property
     def num_bytes(self) -> int:
         own = 0 if self.virtual_tokens is None else self.virtual_tokens.nbytes
-        return own + sum(module.num_bytes for module in self.modules.values())
+        return (
+            own + self.parts.num_bytes + sum(module.num_bytes for module in self.modules.values())
+        )
 
 
 def pack_adapter(
@@ -51,7 +55,8 @@ def pack_adapter(
         virtual = adapter.virtual_tokens
         if virtual is not None:
             virtual = virtual.to(base.device, base.dtype)
-    return PackedAdapter(modules, virtual)
+        parts = pack_parts(adapter, base)
+    return PackedAdapter(modules, virtual, parts)
 
 
 def _pack_module(

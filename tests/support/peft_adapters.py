@@ -41,7 +41,7 @@ def save_random_adapter(
     """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
     generator = torch.Generator().manual_seed(seed)
     with peft_remarks_ignored():
-        peft_model = get_peft_model(alias(model), config)
+        peft_model = get_peft_model(alias(model), copy.deepcopy(config))  # PEFT fills it in
     for name, parameter in peft_model.named_parameters():
         if not parameter.requires_grad:
             continue
