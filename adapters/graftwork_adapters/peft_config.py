@@ -27,8 +27,8 @@ COMMON_INERT: Mapping[str, str] = {
     BASE_DIGEST_FIELD: "checked against the base by lowering.py",
 }
 COMMON_REQUIRED: Mapping[str, tuple[object, ...]] = {
-    # Heads of classifiers and encoders are not part of a causal model.
-    "task_type": (None, "CAUSAL_LM"),
+    # Other tasks have heads that are not part of a causal model.
+    "task_type": (None, "CAUSAL_LM", "SEQ_CLS"),
 }
 
 
@@ -90,6 +90,13 @@ class PeftConfig:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise _wrong_type(name, "a string or a list of strings", value)
         return tuple(value)
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A list of names; empty where the field is absent or null."""
+        value = self.strings_or_pattern(name)
+        if isinstance(value, str):
+            raise _wrong_type(name, "a list of strings", value)
+        return value or ()
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         """A list of integers; a single integer reads as a list of one."""

@@ -69,7 +69,7 @@ class BaseModel:
         self.embedding_name = _name_of(model, model.get_input_embeddings())
         self.head_name = _name_of(model, model.get_output_embeddings())
         self.has_tied_head = bool(getattr(self.config, "tie_word_embeddings", False))
-        self.layers = tuple(_decoder_layers(model))
+        self.layers = tuple(decoder_layers(model))
         # Captured once: the tree may be wrapped later, the tensors stay the same.
         self._tensors = dict(sorted(model.state_dict(keep_vars=True).items()))
         self.digest = self.compute_digest()
@@ -161,7 +161,7 @@ def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def _decoder_layers(model: PreTrainedModel) -> Iterator[DecoderLayer]:
+def decoder_layers(model: PreTrainedModel) -> Iterator[DecoderLayer]:
     """The layers with an attention and an MLP, in order."""
     config = model.config
     heads = config.num_attention_heads

@@ -7,14 +7,15 @@ from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.errors import InvalidArtifact
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
+    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     EMBEDDINGS,
     check_shape,
     check_tensors,
     num_virtual_tokens,
-    owned,
 )
+from graftwork_adapters.saved_parts import owned
 
 
 def lower(source: LoweringInput) -> LoweredAdapter:
@@ -38,6 +39,7 @@ METHOD = Method(
     peft_type="CPT",
     consumed=CONSUMED | {"cpt_token_ids"},
     lower=lower,
+    saved_prefix=SAVED_PREFIX,
     inert={
         **DESCRIBES_THE_BASE,
         "cpt_mask": _LOSS,

@@ -7,6 +7,7 @@ from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.errors import InvalidArtifact
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
+    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     EMBEDDINGS,
@@ -47,6 +48,7 @@ METHOD = Method(
     peft_type="MULTITASK_PROMPT_TUNING",
     consumed=CONSUMED | {"num_tasks", "num_ranks", TASK_ID_FIELD},
     lower=lower,
+    saved_prefix=SAVED_PREFIX,
     inert={
         **DESCRIBES_THE_BASE,
         "prompt_tuning_init": "how training started",

@@ -6,6 +6,7 @@ PEFT saves what the encoder puts out, so that serving needs no encoder.
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
+    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     ENCODER_NOT_NEEDED,
@@ -21,6 +22,7 @@ METHOD = Method(
     peft_type="P_TUNING",
     consumed=CONSUMED,
     lower=lower,
+    saved_prefix=SAVED_PREFIX,
     inert={
         **DESCRIBES_THE_BASE,
         "encoder_reparameterization_type": ENCODER_NOT_NEEDED,

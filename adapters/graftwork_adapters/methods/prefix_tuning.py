@@ -9,14 +9,15 @@ from graftwork_adapters.canonical_parts import KeyValuePrefix
 from graftwork_adapters.errors import WrongBase
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
+    SAVED_PREFIX,
     CONSUMED,
     EMBEDDINGS,
     ENCODER_NOT_NEEDED,
     check_shape,
     check_tensors,
     num_virtual_tokens,
-    owned,
 )
+from graftwork_adapters.saved_parts import owned
 
 
 def lower(source: LoweringInput) -> LoweredAdapter:
@@ -52,6 +53,7 @@ METHOD = Method(
     peft_type="PREFIX_TUNING",
     consumed=CONSUMED | {"num_layers", "num_attention_heads"},
     lower=lower,
+    saved_prefix=SAVED_PREFIX,
     inert={
         "encoder_hidden_size": ENCODER_NOT_NEEDED,
         "prefix_projection": ENCODER_NOT_NEEDED,

@@ -3,6 +3,7 @@
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
+    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     embeddings_alone,
@@ -17,6 +18,7 @@ METHOD = Method(
     peft_type="PROMPT_TUNING",
     consumed=CONSUMED,
     lower=lower,
+    saved_prefix=SAVED_PREFIX,
     inert={
         **DESCRIBES_THE_BASE,
         "prompt_tuning_init": "how training started",

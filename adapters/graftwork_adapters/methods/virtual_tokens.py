@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from graftwork_adapters.canonical import BaseDescription
 from graftwork_adapters.errors import InvalidArtifact, UnsupportedField, WrongBase
 from graftwork_adapters.methods.base import LoweringInput
+from graftwork_adapters.saved_parts import owned
 
 EMBEDDINGS = "prompt_embeddings"
+SAVED_PREFIX = "base_model."  # PEFT wraps the base once less than for other methods
 
 CONSUMED = frozenset({"num_virtual_tokens", "token_dim", "num_transformer_submodules"})
 DESCRIBES_THE_BASE = {
@@ -70,11 +71,6 @@ def embeddings_alone(source: LoweringInput) -> Tensor:
     check_shape(EMBEDDINGS, embeddings, (count, token_dim), meaning)
     _check_hidden_size(token_dim, source.base)
     return owned(embeddings)
-
-
-def owned(tensor: Tensor) -> Tensor:
-    """A copy that does not keep the buffer of the whole file alive."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _check_hidden_size(token_dim: int, base: BaseDescription) -> None:
