@@ -128,12 +128,16 @@ class Client:
     def score(
         self,
         prompt: Prompt,
-        completions: Sequence[str | Sequence[int]],
+        completions: Sequence[str | Sequence[int]] = (),
         *,
         adapter: str = "",
         timeout: float | None = None,
     ) -> ScoreResult:
-        """The log-probabilities of each completion after the prompt."""
+        """The log-probabilities of each completion after the prompt.
+
+        With a classifier or reward model: the classification of prompt and completion, or of the
+        prompt alone where there are no completions.
+        """
         request = requests.score_request(prompt, completions, adapter)
         return responses.score_result(self._calls.unary(self._stub.Score, request, timeout))
 

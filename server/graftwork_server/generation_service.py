@@ -11,12 +11,15 @@ from typing import TypeVar
 
 import grpc
 
+from graftwork.status import InvalidFieldError
+
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
 from graftwork_adapters.records import VersionRecord
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.selector import parse_selector
 from graftwork_server.base_model import BaseModel
+from graftwork_server.class_scores import classification_to_proto
 from graftwork_server.calls import (
     GenerateCall,
     Limits,
@@ -27,13 +30,14 @@ from graftwork_server.calls import (
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import Dispatcher
+from graftwork_server.errors import NotAGenerator
 from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.request import Constraint, SamplingParams, Sequence
 from graftwork_server.request_timer import RequestTimer
-from graftwork_server.score_stream import collect_scores
+from graftwork_server.score_stream import collect_class_scores, collect_scores
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
 
@@ -118,8 +122,12 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         call = self._parts.validator.score(request)
-        self._parts.dispatcher.check_capacity(len(call.completions))
+        self._parts.dispatcher.check_capacity(len(call.completions) or 1)
         async with self._version(call.adapter) as version:
+            if version is not None and version.labels:
+                return await self._classify(call, version, context)
+            if not call.completions:
+                raise InvalidFieldError("completions", "is empty: give at least one")
             prompt, completions = await self._in_background(lambda: self._score_tokens(call))
             num_virtual = version.num_virtual_tokens if version else 0
             lengths = [len(completion) for completion in completions]
@@ -147,6 +155,38 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 logprobs=[to_proto(logprob, self._parts.detokenizer) for logprob in scored],
                 total_logprob=sum(logprob.logprob or 0.0 for logprob in scored),
             )
+        return response
+
+    async def _classify(
+        self, call: ScoreCall, version: VersionRecord, context: Context
+    ) -> pb.ScoreResponse:
+        """The classifier's scores of the prompt with each completion, or of the prompt alone."""
+        prompt, completions = await self._in_background(lambda: self._score_tokens(call))
+        lengths = [len(completion) for completion in completions]
+        check_score_length(
+            call, len(prompt), lengths, version.num_virtual_tokens, self._parts.limits
+        )
+        sequences = [
+            self._sequence(
+                version,
+                (*prompt, *completion),
+                SamplingParams(seed=0),
+                deadline=_deadline(context),
+                classifies=True,
+            )
+            for completion in completions or [()]
+        ]
+        stream = self._parts.dispatcher.submit(sequences)
+        with contextlib.closing(stream):
+            order = [sequence.sequence_id for sequence in sequences]
+            scores = await collect_class_scores(stream, order)
+        num_tokens = len(prompt) * len(sequences) + sum(lengths)
+        response = pb.ScoreResponse(
+            served_by=self._served_by(version), usage=pb.Usage(prompt_tokens=num_tokens)
+        )
+        for logits in scores:
+            classification = classification_to_proto(version.labels, logits)
+            response.scores.add(classification=classification)
         return response
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: ARG002
@@ -188,6 +228,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         call = parts.validator.generate(request)
         parts.dispatcher.check_capacity(call.n)
         async with self._version(call.adapter, call.episode_id) as version:
+            if version is not None and version.labels:
+                raise NotAGenerator(version.selector)
             prompt = await self._in_background(lambda: parts.prompts.build(call.prompt).token_ids)
             constraints = await self._constraints(call)
             num_virtual = version.num_virtual_tokens if version else 0
@@ -247,6 +289,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         stop_token_ids: frozenset[int] = frozenset(),
         priority: int = 0,
         constraint: Constraint | None = None,
+        classifies: bool = False,
     ) -> Sequence:
         num_virtual = version.num_virtual_tokens if version else 0
         return Sequence(
@@ -260,6 +303,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             stop_token_ids=stop_token_ids,
             deadline=deadline,
             constraint=constraint,
+            classifies=classifies,
         )
 
     async def _constraints(self, call: GenerateCall) -> list[Constraint | None]:

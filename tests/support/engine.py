@@ -14,6 +14,7 @@ from graftwork_server import attention
 from graftwork_server.attention import allocate_kv_caches
 from graftwork_server.base_model import prepare_base_model
 from graftwork_server.device_adapters import DeviceAdapters
+from graftwork_server.events import ClassScoresEvent
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
 from graftwork_server.packed_adapter import pack_adapter
@@ -126,6 +127,32 @@ class TinyEngine:
         self._clear(slots)
         return found
 
+    def classify(
+        self, folders: Seq[Path], prompts: Seq[list[int]], max_tokens_per_step: int = 64
+    ) -> list[tuple[float, ...]]:
+        """Logits by label of each prompt's last token, through the real scheduler."""
+        scheduler = self._scheduler(max_tokens_per_step, 64, NUM_BLOCKS)
+        slots, num_virtual = self._place(folders, scheduler)
+        sequences = {
+            row: Sequence(
+                row,
+                (*(-1 - i for i in range(num_virtual[row])), *prompt),
+                SamplingParams(seed=0),
+                max_tokens=0,
+                adapter_digest=str(folders[row]),
+                classifies=True,
+            )
+            for row, prompt in enumerate(prompts)
+        }
+        scheduler.add(*sequences.values())
+        scores: dict[int, tuple[float, ...]] = {}
+        while (plan := scheduler.schedule(0.0)) is not None:
+            for event in scheduler.update(plan, self.runner.execute(plan, sequences)):
+                if isinstance(event, ClassScoresEvent):
+                    scores[event.sequence_id] = event.scores
+        self._clear(slots)
+        return [scores[row] for row in sequences]
+
     def generate(
         self,
         folders: Seq[Path | None],
@@ -141,17 +168,7 @@ class TinyEngine:
         Few `num_blocks` force preemption; a prompt given again, once the first has left room within
         `max_running`, hits the prefix cache.
         """
-        scheduler = Scheduler(
-            SchedulerConfig(
-                max_num_sequences=min(max_running, max_tokens_per_step),
-                max_tokens_per_step=max_tokens_per_step,
-                block_size=BLOCK_SIZE,
-                num_blocks=num_blocks,
-                max_context=self.base.context_length,
-                max_queued=len(prompts),
-                max_slots=self.max_slots,
-            )
-        )
+        scheduler = self._scheduler(max_tokens_per_step, max_running, num_blocks)
         slots, num_virtual = self._place(folders, scheduler)
         sequences = {
             row: Sequence(
@@ -171,6 +188,19 @@ class TinyEngine:
             now += 1.0
         self._clear(slots)
         return [sequence.output_token_ids for sequence in sequences.values()], scheduler
+
+    def _scheduler(self, max_tokens_per_step: int, max_running: int, num_blocks: int) -> Scheduler:
+        return Scheduler(
+            SchedulerConfig(
+                max_num_sequences=min(max_running, max_tokens_per_step),
+                max_tokens_per_step=max_tokens_per_step,
+                block_size=BLOCK_SIZE,
+                num_blocks=num_blocks,
+                max_context=self.base.context_length,
+                max_queued=64,
+                max_slots=self.max_slots,
+            )
+        )
 
     def _place(
         self, folders: Seq[Path | None], scheduler: Scheduler | None = None
