@@ -63,7 +63,7 @@ class Bottleneck:
     down_bias: Tensor  # (bottleneck_size,)
     up: Tensor  # (hidden_size, bottleneck_size)
     up_bias: Tensor  # (hidden_size,)
-    non_linearity: str  # a name that transformers.activations knows, or "leakyrelu"
+    non_linearity: str  # a name in bottleneck.NON_LINEARITIES
     before: Normalization | None = None
     after: Normalization | None = None
 

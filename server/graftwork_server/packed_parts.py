@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import get_activation
 
+from graftwork_adapters.bottleneck import NON_LINEARITIES
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.canonical_parts import (
     Bottleneck,
@@ -56,7 +56,7 @@ class PackedBottleneck:
 
         self._down, self._down_bias = move(bottleneck.down), move(bottleneck.down_bias)
         self._up, self._up_bias = move(bottleneck.up), move(bottleneck.up_bias)
-        self._activation = activation(bottleneck.non_linearity)
+        self._activation = NON_LINEARITIES[bottleneck.non_linearity]
         self._before = _norm(bottleneck.before, move)
         self._after = _norm(bottleneck.after, move)
 
@@ -163,14 +163,6 @@ def pack_parts(adapter: LoweredAdapter, base: BaseModel) -> PackedParts:
         num_bytes=own.num_parameters * base.dtype.itemsize
         + sum(prompt.num_bytes for prompt in prompts.values()),
     )
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """A non-linearity by its name in transformers, or "leakyrelu"."""
-    if name == "leakyrelu":
-        return functional.leaky_relu
-    function: Callable[[Tensor], Tensor] = get_activation(name)
-    return function
 
 
 def _norm(

@@ -32,9 +32,7 @@ def save(model: nn.Module, folder: Path, *, layers: int, seed: int = 1, gate: fl
 @pytest.mark.parametrize("name", BASES)
 def test_equals_peft(name: str, tmp_path: Path) -> None:
     model = base(name)
-    folders = [
-        save(model, tmp_path / f"{layers}", layers=layers, seed=layers) for layers in (1, 2)
-    ]
+    folders = [save(model, tmp_path / f"{layers}", layers=layers, seed=layers) for layers in (1, 2)]
     check_mixed_batch(model, folders, tmp_path)
 
 
