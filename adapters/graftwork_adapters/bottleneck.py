@@ -112,10 +112,10 @@ class BottleneckBlock(nn.Module):
         return output + self(output)
 
 
-def add_bottlenecks(model: nn.Module, config: BottleneckConfig) -> dict[str, BottleneckBlock]:
+def add_bottlenecks(model: Any, config: BottleneckConfig) -> dict[str, BottleneckBlock]:
     """Freezes a decoder model of transformers and adds blocks, which alone are trained, in place.
 
-    Returns the blocks by their names in the model. The model may then be given to any trainer.
+    model: a PreTrainedModel. Returns the blocks by their names in the model. The model may then be given to any trainer.
     """
     model.requires_grad_(requires_grad=False)
     hidden_size = model.config.hidden_size

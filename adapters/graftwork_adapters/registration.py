@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graftwork_adapters.adapterhub import import_folder, is_adapterhub
 from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.canonical import BaseDescription
 from graftwork_adapters.folder import CONFIG_FILE, adapter_files
@@ -40,12 +41,16 @@ class Registrar:
         request: MutationRequest | None,
         task_id: int | None = None,
     ) -> VersionRecord:
-        """From a PEFT folder under the roots. Raises AdapterError, InvalidFieldError."""
+        """From a folder under the roots, PEFT's or AdapterHub's. Raises AdapterError, InvalidFieldError."""
         if (known := self.registry.recall_version(request)) is not None:
             return known
-        files = adapter_files(source_folder(source, self.roots), self.roots)
+        folder = source_folder(source, self.roots)
         with self.store.stage() as staging:
-            staging.copy(files)
+            if is_adapterhub(folder):
+                for filename, data in import_folder(folder, self.roots, self.limits).items():
+                    staging.write(filename, data)
+            else:
+                staging.copy(adapter_files(folder, self.roots))
             _choose_task(staging, task_id)
             draft = self._check(staging, staging.finish(), source)
             return self.registry.register(

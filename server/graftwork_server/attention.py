@@ -6,7 +6,7 @@ of all tokens of a step, laid end to end in a batch of one; the step tells which
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ def paged_attention_forward(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    layer = module.layer_idx
+    layer = cast("int", module.layer_idx)
     cache = attention_step.caches[layer]
     for write in attention_step.prefix_writes:
         write.apply(layer, key[0], value[0])

@@ -44,9 +44,11 @@ async def serving(model: nn.Module, tmp_path: Path) -> AsyncIterator[aio.AsyncCl
         grpc=GrpcSettings(port=0),
         metrics=MetricsSettings(port=0),
     )
-    async with running_server(settings, base) as server:
-        async with aio.AsyncClient(f"127.0.0.1:{server.port}") as client:
-            yield client
+    async with (
+        running_server(settings, base) as server,
+        aio.AsyncClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        yield client
 
 
 async def test_classes_and_rewards(tmp_path: Path) -> None:

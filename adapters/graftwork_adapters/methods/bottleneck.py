@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import cast
 
 from torch import Tensor
 
@@ -14,7 +13,6 @@ from graftwork_adapters.bottleneck import (
     PLACEMENTS,
     PREFIX,
     BottleneckConfig,
-    Placement,
 )
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.canonical_parts import Bottleneck, Normalization
@@ -70,7 +68,7 @@ def _parse(config: PeftConfig) -> BottleneckConfig:
     size, factor = config.get("bottleneck_size", None), config.get("reduction_factor", None)
     try:
         return BottleneckConfig(
-            placement=cast("Placement", placement),
+            placement=placement,
             non_linearity=non_linearity,
             bottleneck_size=None if size is None else config.positive_integer("bottleneck_size"),
             reduction_factor=None if factor is None else config.number("reduction_factor"),

@@ -52,3 +52,4 @@ def check_mixed_batch(
             torch.testing.assert_close(
                 logits, wanted, atol=TOLERANCE, rtol=0, msg=lambda m, row=row: f"{row}: {m}"
             )
+    assert engine.base.compute_digest() == engine.base.digest
