@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from graftwork_adapters.adapterhub import convert_folder, import_folder, is_adapterhub
 from graftwork_adapters.bottleneck import BottleneckConfig
+from graftwork_adapters.convert_command import convert
 from graftwork_adapters.errors import InvalidArtifact, PathNotAllowed, UnsupportedField
 from graftwork_adapters.limits import AdapterLimits
 from safetensors.torch import load_file, save_file
@@ -123,3 +125,14 @@ def test_files_outside_the_roots(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     with pytest.raises(PathNotAllowed):
         import_folder(hub, [tmp_path / "root"], LIMITS)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    hub = save_as_adapterhub("llama", "pfeiffer", tmp_path)
+    result = CliRunner().invoke(convert, [str(hub), str(tmp_path / "converted")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "converted/adapter_config.json").exists()
+    (hub / "adapter.safetensors").unlink()
+    result = CliRunner().invoke(convert, [str(hub), str(tmp_path / "again")])
+    assert result.exit_code == 1
+    assert "pytorch_adapter.bin" in result.stderr

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from graftwork.cli import console
-from graftwork.cli.failures import CommandGroup
 from graftwork.cli.options import PairType, json_option
+from graftwork.cli.plugins import ADAPTERS_GROUP, PluginGroup
 from graftwork.cli.session import Session, pass_session
 from graftwork.types import Adapter, AdapterVersion
 
@@ -28,7 +28,13 @@ name_argument = click.argument("name")
 selector_argument = click.argument("selector", metavar="NAME[@VERSION]")
 
 
-@click.group(cls=CommandGroup)
+class AdaptersGroup(PluginGroup):
+    """With the commands that the adapters' package adds."""
+
+    entry_points = ADAPTERS_GROUP
+
+
+@click.group(cls=AdaptersGroup)
 def adapters() -> None:
     """Register, inspect, promote and remove adapters."""
 
