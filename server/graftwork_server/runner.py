@@ -97,7 +97,9 @@ class Runner:
             block_tables=torch.from_numpy(block_tables).to(device),
             query_start=torch.from_numpy(query_start).to(device),
             context_lens=torch.from_numpy((starts + counts).astype(np.int32)).to(device),
-            prefix_writes=self._adapters.prefix_writes(device_ids, segments),
+            prefix_writes=(
+                self._adapters.prefix_writes(device_ids, segments) if (token_ids < 0).any() else ()
+            ),
             gated_runs=self._adapters.gated_runs(segments),
         )
         return StepInputs(
