@@ -164,9 +164,7 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
-    return prepare_base_model(
-        model, tokenizer, name=name, quantization=quantization, device=device
-    )
+    return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
 
 
 def prepare_base_model(

@@ -159,7 +159,9 @@ class Engine:
             scheduler.blocks.num_hit_tokens,
             scheduler.num_preemptions,
         )
-        queried, hit, preempted = (new - old for new, old in zip(counts, self._reported, strict=True))
+        queried, hit, preempted = (
+            new - old for new, old in zip(counts, self._reported, strict=True)
+        )
         self._reported = counts
         self._metrics.observe_prefix_cache(queried_tokens=queried, hit_tokens=hit)
         self._metrics.count_preemptions(preempted)

@@ -214,7 +214,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 for index, sequence in enumerate(sequences)
             }
             header = pb.StreamGenerateResponse(
-                served_by=self._served_by(version), group_id=parts.ids.new(), seed=call.sampling.seed
+                served_by=self._served_by(version),
+                group_id=parts.ids.new(),
+                seed=call.sampling.seed,
             )
             header.create_time.GetCurrentTime()
             events = parts.dispatcher.submit(sequences)
