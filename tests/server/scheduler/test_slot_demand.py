@@ -32,6 +32,13 @@ def test_wanted_versions_are_unique_and_in_order_of_priority_then_time():
     assert engine.scheduler.wanted_digests() == ("b", "a", "c")
 
 
+def test_what_was_placed_is_wanted_no_more():
+    engine = Harness(make_config())
+    engine.add(adapter_digest="a")
+    engine.place_wanted()
+    assert engine.scheduler.wanted_digests() == ()
+
+
 def test_placing_many_at_once_throws_out_none_that_is_waited_for():
     engine = Harness(make_config(max_slots=2, max_num_sequences=1))
     waiting = [engine.add(adapter_digest=digest) for digest in "abcde"]
