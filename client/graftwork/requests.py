@@ -184,7 +184,8 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
             role, content = message["role"], message["content"]
         else:
             raise InvalidArgument(
-                f'{path}: a Message or {{"role": ..., "content": ...}} is wanted, not {reprlib.repr(message)}',
+                f'{path}: a Message or {{"role": ..., "content": ...}} is wanted,'
+                f" not {reprlib.repr(message)}",
                 field=path,
             )
         _set(part, "role", role, f"{path}.role")

@@ -157,26 +157,25 @@ def describe_linear(module: nn.Module) -> LinearModule:
 
 
 def load_base_model(
-    source: str | Path, *, quantization: str, device: torch.device, local_only: bool
+    source: str | Path, *, name: str, quantization: str, device: torch.device
 ) -> BaseModel:
     """Loads a folder or a hub id and quantizes its linear modules.
 
     Raises ModelNotUsable where it is no decoder-only causal LM with dense attention.
     """
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local_only)
+        config = AutoConfig.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=torch.float32 if device.type == "cpu" else "auto",
             attn_implementation=PAGED_ATTENTION,
-            local_files_only=local_only,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
     return prepare_base_model(
-        model, tokenizer, name=str(source), quantization=quantization, device=device
+        model, tokenizer, name=name, quantization=quantization, device=device
     )
 
 

@@ -63,6 +63,10 @@ class Dispatcher:
     def num_in_flight(self) -> int:
         return len(self._streams)
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
     def check_capacity(self, num_sequences: int) -> None:
         """Raises Draining, or QueueFull before any work is spent on a request."""
         if self._draining:

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
+import torch
+
 from graftwork.status import WireError
 from graftwork_server.commands import CommandQueue
-from graftwork_server.errors import InternalError
+from graftwork_server.errors import InternalError, SamplingFailed
 from graftwork_server.events import Event, FailedEvent, is_final
 from graftwork_server.metrics import Metrics
 from graftwork_server.plan import StepPlan, StepResult
@@ -47,11 +49,15 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[Event] = []  # events of commands, published with the step's
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._num_threads = 1
         self._stopping = False
+        self._reported = (0, 0, 0)  # counts of the scheduler that the metrics know
 
-    def start(self, publish: Publish) -> None:
-        """Starts the thread; `publish` is called on it, once a step."""
+    def start(self, publish: Publish, *, threads: int) -> None:
+        """Starts the thread, whose kernels use `threads` cores; `publish` is called on it, once a
+        step."""
         self._publish = publish
+        self._num_threads = threads
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,12 +81,15 @@ class Engine:
         if plan is not None:
             result = self._execute(plan)
             if result is not None:
+                self._fail_unsampled(result)
                 self._outbox += self._scheduler.update(plan, result)
                 self._metrics.observe_step(time.monotonic() - now, plan.num_tokens)
         self._publish_outbox()
+        self._report()
         return plan is not None
 
     def _run(self) -> None:
+        torch.set_num_threads(self._num_threads)  # of the kernels that this thread calls
         waited: float | None = None
         while True:
             self._commands.run_all(waited)
@@ -102,6 +111,11 @@ class Engine:
             for scheduled in plan.sequences:
                 self._fail(scheduled.sequence_id, failure)
             return None
+
+    def _fail_unsampled(self, result: StepResult) -> None:
+        for sampled in result.sampled:
+            if sampled.error is not None:
+                self._fail(sampled.sequence_id, SamplingFailed(sampled.error))
 
     def _add(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
@@ -132,6 +146,23 @@ class Engine:
                 self._runner.forget(event.sequence_id)
         if events and self._publish is not None:
             self._publish(events)
+
+    def _report(self) -> None:
+        scheduler = self._scheduler
+        self._metrics.set_load(
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting,
+            kv_cache_usage=scheduler.kv_cache_usage,
+        )
+        counts = (
+            scheduler.blocks.num_query_tokens,
+            scheduler.blocks.num_hit_tokens,
+            scheduler.num_preemptions,
+        )
+        queried, hit, preempted = (new - old for new, old in zip(counts, self._reported, strict=True))
+        self._reported = counts
+        self._metrics.observe_prefix_cache(queried_tokens=queried, hit_tokens=hit)
+        self._metrics.count_preemptions(preempted)
 
     def _set_stopping(self) -> None:
         self._stopping = True

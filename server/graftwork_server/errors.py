@@ -10,6 +10,7 @@ Errors of a request, which the interceptor turns into gRPC statuses:
         ├── Draining           UNAVAILABLE, with the time after which to try again
         ├── DeadlineExceeded   DEADLINE_EXCEEDED
         ├── RequestCancelled   CANCELLED
+        ├── SamplingFailed     ABORTED
         └── InternalError      INTERNAL, says nothing but an incident's id
 
 Other fields that are not acceptable raise `graftwork.status.InvalidFieldError`.
@@ -86,6 +87,13 @@ class DeadlineExceeded(ServerError):
 class RequestCancelled(ServerError):
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
+
+
+class SamplingFailed(ServerError):
+    """A sequence cannot go on: its logits are not finite, or its constraint became too costly."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "SAMPLING_FAILED"
 
 
 class InternalError(ServerError):

@@ -17,6 +17,7 @@ from graftwork_server.events import (
 )
 from graftwork_server.plan import TokenLogprob
 from graftwork_server.request import FinishReason
+from graftwork_server.request_timer import RequestTimer
 from graftwork_server.stop_strings import StopStrings
 
 _REASONS = {
@@ -30,7 +31,12 @@ class ChoiceOutput:
     """One answer as it grows; `take_delta` gives what came since the last call."""
 
     def __init__(
-        self, index: int, generation_id: str, detokenizer: Detokenizer, stops: tuple[str, ...]
+        self,
+        index: int,
+        generation_id: str,
+        detokenizer: Detokenizer,
+        stops: tuple[str, ...],
+        timer: RequestTimer,
     ) -> None:
         self.index = index
         self.generation_id = generation_id
@@ -40,6 +46,8 @@ class ChoiceOutput:
         self._detokenizer = detokenizer
         self._text = detokenizer.start()
         self._stops = StopStrings(stops)
+        self._timer = timer
+        self._last_token_time: float | None = None
         self._delta = self._new_delta()
 
     @property
@@ -49,6 +57,7 @@ class ChoiceOutput:
     def push(self, event: TokenEvent, *, is_stop_token: bool) -> None:
         """Takes a token; a stop token counts among the tokens but has no text."""
         self.num_tokens += 1
+        self._last_token_time = self._timer.token(self._last_token_time)
         self.num_cached_tokens = event.num_cached_tokens
         self._delta.token_ids.append(event.token_id)
         if event.logprob is not None:
@@ -83,6 +92,7 @@ class ChoiceOutput:
 
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason
+        self._timer.finished(reason, self.num_tokens)
         self._delta.finish_reason = _REASONS[reason]
 
     def _new_delta(self) -> pb.ChoiceDelta:
@@ -98,12 +108,16 @@ class GenerationStream:
     detokenizer: Detokenizer
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    @property
+    def is_finished(self) -> bool:
+        return self.events.is_finished
+
     async def responses(self) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Messages with what came since the one before, until all answers have ended.
 
         Raises what a FailedEvent carries, or DeadlineExceeded.
         """
-        while not self.events.is_finished:
+        while not self.is_finished:
             self._take(await self.events.next_batch())
             deltas = [delta for c in self.choices.values() if (delta := c.take_delta())]
             if deltas:

@@ -4,6 +4,7 @@ State changes on the engine's thread only, between steps; loads run on threads o
 back as commands. `residency_of` may read from any thread.
 """
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 from graftwork.status import WireError
+from graftwork_adapters.records import VersionRecord
 from graftwork_adapters.residency import Residency
 from graftwork_server.commands import CommandQueue
 from graftwork_server.device_adapters import DeviceAdapters
@@ -62,17 +64,17 @@ class Tiers:
             return Residency.DEVICE
         return Residency.HOST if digest in self._host else Residency.DISK
 
-    def request_load(self, digest: str) -> Future[None]:
-        """Done once the version has a slot, or with why it cannot have one."""
-        done: Future[None] = Future()
+    async def load(self, version: VersionRecord) -> None:
+        """Returns once the version has a slot; raises why it cannot have one."""
+        digest, done = version.digest, Future[None]()
         self._commands.post(lambda: self._load_requests.setdefault(digest, []).append(done))
-        return done
+        await asyncio.wrap_future(done)
 
-    def request_unload(self, digest: str) -> None:
+    async def unload(self, version: VersionRecord) -> None:
         """The version leaves device and host memory as soon as no request runs on it."""
-        self._commands.post(lambda: self._unload_requests.add(digest))
+        self._commands.post(lambda: self._unload_requests.add(version.digest))
 
-    def set_pinned(self, digest: str, *, pinned: bool) -> None:
+    def set_pinned(self, digest: str, pinned: bool) -> None:  # noqa: FBT001 - the Protocol's
         """A pinned version is never evicted from the device to make room."""
         change = self._slots.pin if pinned else self._slots.unpin
         self._commands.post(lambda: change(digest))
@@ -99,7 +101,7 @@ class Tiers:
                 return False
             for evicted in placement.evicted:
                 self._device.clear(evicted.slot)
-                self._metrics.count_adapter_eviction("device")
+                self._metrics.count_eviction("device")
             self._device.place(placement.slot, adapter)
             self._host.move_to_end(digest)
             self._shrink_host()
@@ -128,6 +130,7 @@ class Tiers:
     ) -> None:
         self._loading.discard(digest)
         error = loaded.exception()
+        self._metrics.observe_load("host", time.monotonic() - started, ok=error is None)
         if error is not None:
             if not isinstance(error, WireError):
                 failure = InternalError()
@@ -136,7 +139,6 @@ class Tiers:
                 error = failure
             self._fail(digest, error, on_load_failed)
             return
-        self._metrics.observe_adapter_load(time.monotonic() - started)
         self._host[digest] = loaded.result()
         self._host_bytes += loaded.result().num_bytes
         self._report()
@@ -152,7 +154,7 @@ class Tiers:
                 return
             if self._slots.slot_of(digest) is None:
                 self._drop_from_host(digest)
-                self._metrics.count_adapter_eviction("host")
+                self._metrics.count_eviction("host")
 
     def _drop_from_host(self, digest: str) -> None:
         self._host_bytes -= self._host.pop(digest).num_bytes
@@ -169,9 +171,9 @@ class Tiers:
             self._report()
 
     def _report(self) -> None:
-        self._metrics.set_adapter_residency(
-            device_count=len(self._slots.resident_digests),
-            device_bytes=self._slots.num_bytes,
-            host_count=len(self._host),
-            host_bytes=self._host_bytes,
+        self._metrics.set_residency(
+            "device",
+            versions=len(self._slots.resident_digests),
+            num_bytes=self._slots.num_bytes,
         )
+        self._metrics.set_residency("host", versions=len(self._host), num_bytes=self._host_bytes)

@@ -62,12 +62,14 @@ async def test_cancelling_the_task_cancels_the_call(server, aclient: AsyncClient
     server.endless = True
     server.token_delay_s = 0.01
 
+    started = asyncio.Event()
+
     async def consume() -> None:
         async for _ in aclient.stream("a b"):
-            pass
+            started.set()
 
     task = asyncio.create_task(consume())
-    await asyncio.sleep(0.1)
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,5 +1,6 @@
 import signal
 import threading
+import time
 
 import pytest
 from click.testing import CliRunner, Result
@@ -125,13 +126,15 @@ def test_ctrl_c_stops_the_answer_not_the_chat(server: FakeServer, talk) -> None:
     server.token_delay_s = 0.02
 
     def interrupt() -> None:
+        server.tenth_token.wait(10)
+        time.sleep(0.1)  # for the first of them to have come
         server.endless = False
         signal.raise_signal(signal.SIGINT)
 
-    timer = threading.Timer(0.4, interrupt)
-    timer.start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     result = talk("one", "two")
-    timer.join()
+    thread.join()
     first, second = result.stdout.splitlines()
     assert first.startswith("base: one")
     assert second == "base: two"

@@ -164,6 +164,13 @@ def test_errors_say_what_to_do(server: FakeServer, run: Run) -> None:
     )
 
 
+def test_an_error_in_the_middle_ends_the_line(server: FakeServer, run: Run) -> None:
+    server.failures["EndOfStream"] = [WireError("internal error")]
+    result = run("generate", "hi")
+    assert (result.stdout, result.stderr) == ("base: hi\n", "error: internal error\n")
+    assert result.exit_code == 1
+
+
 def test_no_server() -> None:
     result = CliRunner().invoke(main, ["--target", "localhost:1", "model"])
     assert result.exit_code == 1

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from google.protobuf.message import DecodeError
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork_server.calls import Limits, check_score_length, tokens_to_generate

@@ -9,7 +9,7 @@ import click
 
 from graftwork.cli import console
 from graftwork.cli.failures import Command, explain, print_error
-from graftwork.cli.generation import describe, first_under_spinner
+from graftwork.cli.generation import describe, print_stream
 from graftwork.cli.options import (
     SETTINGS,
     adapter_option,
@@ -146,16 +146,11 @@ class Chat:
             [*system, *asked], adapter=self.adapter, episode_id=self._episode_id, **options
         ) as stream:
             try:
-                for delta in first_under_spinner(stream):
-                    console.write(delta.text)
-                    said.append(delta.text)
+                print_stream(stream, said)
             except KeyboardInterrupt:
                 stopped = True
-            finally:
-                if said or stopped:
-                    click.echo()
         if stopped:
-            console.note("stopped")
+            console.note("stopped" if said else "\nstopped")  # not on the line of the ^C
         elif console.interactive():
             console.note(describe(stream.result))
         if said:

@@ -90,7 +90,7 @@ def _last_cause(message: str) -> str:
 
 
 def _connection_hint(cause: str) -> str:
-    if "handshake failed" in cause:
+    if "handshake" in cause:  # failed, or its files are no certificates
         return "does the server use TLS, with a certificate that --ca or the system trusts?"
     if "Socket closed" in cause:
         return "does the server want TLS: --tls, --ca, or --cert and --key?"

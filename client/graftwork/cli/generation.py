@@ -1,6 +1,6 @@
 """`graftwork generate`, `score`, `tokenize` and `model`."""
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import click
@@ -20,7 +20,7 @@ from graftwork.cli.options import (
 )
 from graftwork.cli.session import Session, pass_session
 from graftwork.client import GenerationStream
-from graftwork.types import Delta, Generation, Prompt, TokenLogprob
+from graftwork.types import Generation, TokenLogprob
 
 
 @click.command(cls=Command)
@@ -92,42 +92,40 @@ def generate(
     options["logit_bias"] = dict(options["logit_bias"]) or None
     options["choice"] = options["choice"] or None
     text = to_prompt(prompt, chat=chat, system=system)
-    if as_json:
+    if as_json or (options["n"] or 1) > 1:
         with console.spinner("generating"):
             result = session.client.generate(text, **options)
-        console.print_json(result)
-    elif options["n"] is not None and options["n"] > 1:
-        with console.spinner("generating"):
-            result = session.client.generate(text, **options)
-        for choice in result.choices:
-            click.secho(f"[{choice.index}]", bold=True)
-            console.write(choice.text)
-            click.echo()
-        _note_result(result)
     else:
-        _stream(session, text, options)
-
-
-def _stream(session: Session, prompt: Prompt, options: dict[str, Any]) -> None:
-    with session.client.stream(prompt, **options) as stream:
-        for delta in first_under_spinner(stream):
-            console.write(delta.text)
-        click.echo()
-        _note_result(stream.result)
-
-
-def first_under_spinner(stream: GenerationStream) -> Iterator[Delta]:
-    """The stream, with a spinner until the first text is there."""
-    with console.spinner("waiting for the first token"):
-        first = next(stream, None)
-    if first is not None:
-        yield first
-        yield from stream
-
-
-def _note_result(result: Generation) -> None:
+        with session.client.stream(text, **options) as stream:
+            print_stream(stream, [])
+            result = stream.result
+    if as_json:
+        console.print_json(result)
+        return
+    if len(result.choices) > 1:
+        _print_choices(result)
     if console.interactive():
         console.note(describe(result))
+
+
+def _print_choices(result: Generation) -> None:
+    for choice in result.choices:
+        click.secho(f"[{choice.index}]", bold=True)
+        console.write(choice.text)
+        click.echo()
+
+
+def print_stream(stream: GenerationStream, said: list[str]) -> None:
+    """Writes the text as it comes, and ends the line whatever happens; `said` collects it."""
+    with console.spinner("waiting for the first token"):
+        first = list(itertools.islice(stream, 1))
+    try:
+        for delta in itertools.chain(first, stream):
+            said.append(delta.text)
+            console.write(delta.text)
+    finally:
+        if said:
+            click.echo()
 
 
 def describe(result: Generation) -> str:

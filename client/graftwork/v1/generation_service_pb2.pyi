@@ -305,8 +305,10 @@ class TokenizeResponse(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("recompute_digest",)
+    RECOMPUTE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    recompute_digest: bool
+    def __init__(self, recompute_digest: _Optional[bool] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "digest", "quantization", "device", "architecture", "num_parameters", "weight_bytes", "limits", "server_version")

@@ -6,19 +6,12 @@ from transformers.pytorch_utils import Conv1D
 
 from graftwork_server.quantization.int8 import Int8Linear
 from graftwork_server.quantization.linear import QuantizedLinear
-<<<<<<< HEAD
-=======
 from graftwork_server.quantization.nf4 import CudaNF4Linear, NF4Linear
->>>>>>> kernels
 
 
 def quantize_linear(
     linear: nn.Linear | Conv1D, quantization: str, device: torch.device
 ) -> QuantizedLinear:
-<<<<<<< HEAD
-    """The quantized form of a linear module: "int8"."""
-    return Int8Linear.from_linear(linear).to(device)
-=======
     """A quantized copy of a linear module on `device`; quantization is "int8" or "nf4".
 
     Raises ValueError for any other quantization.
@@ -29,4 +22,3 @@ def quantize_linear(
     if quantization == "nf4":
         return (NF4Linear if device.type == "cpu" else CudaNF4Linear).from_linear(linear)
     raise ValueError(f"quantization must be int8 or nf4, is {quantization!r}")
->>>>>>> kernels

@@ -1,0 +1,306 @@
+"""GenerationService: from a request on the wire to sequences in the engine, and back."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from graftwork.v1 import generation_service_pb2 as pb
+from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
+from graftwork_adapters.records import VersionRecord
+from graftwork_adapters.registry import Registry
+from graftwork_adapters.selector import parse_selector
+from graftwork_server.base_model import BaseModel
+from graftwork_server.calls import (
+    GenerateCall,
+    Limits,
+    ScoreCall,
+    check_score_length,
+    tokens_to_generate,
+)
+from graftwork_server.constraints import ConstraintCompiler
+from graftwork_server.detokenizer import Detokenizer
+from graftwork_server.dispatcher import Dispatcher
+from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
+from graftwork_server.ids import IdGenerator
+from graftwork_server.metrics import Metrics
+from graftwork_server.prompt import PromptBuilder
+from graftwork_server.request import Constraint, SamplingParams, Sequence
+from graftwork_server.request_timer import RequestTimer
+from graftwork_server.score_stream import collect_scores
+from graftwork_server.validate import RequestValidator
+from graftwork_server.version import VERSION
+
+Context = grpc.aio.ServicerContext[object, object]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParts:
+    """What the service is made of."""
+
+    base: BaseModel
+    registry: Registry
+    dispatcher: Dispatcher
+    validator: RequestValidator
+    prompts: PromptBuilder
+    constraints: ConstraintCompiler
+    detokenizer: Detokenizer
+    limits: Limits
+    metrics: Metrics
+    executor: Executor  # for what takes longer than the event loop may wait
+    ids: IdGenerator
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGeneration:
+    """A request whose sequences are in the engine."""
+
+    stream: GenerationStream
+    header: pb.StreamGenerateResponse  # what the first message has beside its deltas
+    num_prompt_tokens: int
+    num_virtual_tokens: int
+
+    def usage(self) -> pb.Usage:
+        choices = list(self.stream.choices.values())
+        cached = choices[0].num_cached_tokens - self.num_virtual_tokens
+        return pb.Usage(
+            prompt_tokens=self.num_prompt_tokens,
+            cached_prompt_tokens=max(0, cached),
+            completion_tokens=sum(choice.num_tokens for choice in choices),
+        )
+
+
+class GenerationServicer(pb_grpc.GenerationServiceServicer):
+    """All methods raise WireErrors; the interceptor makes statuses of them."""
+
+    def __init__(self, parts: GenerationParts) -> None:
+        self._parts = parts
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """The same stream, put together."""
+        response = pb.GenerateResponse()
+        async for part in self.StreamGenerate(request, context):
+            if part.HasField("create_time"):
+                response.group_id = part.group_id
+                response.served_by.CopyFrom(part.served_by)
+                response.create_time.CopyFrom(part.create_time)
+                response.seed = part.seed
+                response.choices.extend(pb.Choice(index=i) for i in range(request.n or 1))
+            response.prompt_logprobs.extend(part.prompt_logprobs)
+            for delta in part.deltas:
+                _merge(response.choices[delta.index], delta)
+            if part.HasField("usage"):
+                response.usage.CopyFrom(part.usage)
+        return response
+
+    async def StreamGenerate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.StreamGenerateResponse]:
+        async with self._running(request, context) as running:
+            is_first = True
+            async for response in running.stream.responses():
+                if is_first:
+                    response.MergeFrom(running.header)
+                    is_first = False
+                else:
+                    response.group_id = running.header.group_id
+                    response.served_by.CopyFrom(running.header.served_by)
+                if running.stream.is_finished:
+                    response.usage.CopyFrom(running.usage())
+                yield response
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        call = self._parts.validator.score(request)
+        self._parts.dispatcher.check_capacity(len(call.completions))
+        async with self._version(call.adapter) as version:
+            prompt, completions = await self._in_background(lambda: self._score_tokens(call))
+            num_virtual = version.num_virtual_tokens if version else 0
+            lengths = [len(completion) for completion in completions]
+            check_score_length(call, len(prompt), lengths, num_virtual, self._parts.limits)
+            sequences = [
+                self._sequence(
+                    version,
+                    (*prompt, *completion),
+                    SamplingParams(seed=0, prompt_logprobs=0),
+                    deadline=_deadline(context),
+                )
+                for completion in completions
+            ]
+            stream = self._parts.dispatcher.submit(sequences)
+            with contextlib.closing(stream):
+                order = [sequence.sequence_id for sequence in sequences]
+                logprobs = await collect_scores(stream, order)
+        response = pb.ScoreResponse(
+            served_by=self._served_by(version),
+            usage=pb.Usage(prompt_tokens=len(prompt) * len(completions) + sum(lengths)),
+        )
+        for length, of_completion in zip(lengths, logprobs, strict=True):
+            scored = of_completion[-length:]
+            response.scores.add(
+                logprobs=[to_proto(logprob, self._parts.detokenizer) for logprob in scored],
+                total_logprob=sum(logprob.logprob or 0.0 for logprob in scored),
+            )
+        return response
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: ARG002
+        source = self._parts.validator.tokenize(request)
+        prompt = await self._in_background(lambda: self._parts.prompts.build(source))
+        return pb.TokenizeResponse(
+            token_ids=prompt.token_ids,
+            tokens=[self._parts.detokenizer.token_text(t) for t in prompt.token_ids],
+            text=prompt.text,
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: ARG002
+        base = self._parts.base
+        digest = base.digest
+        if request.recompute_digest:
+            digest = await self._in_background(base.compute_digest)
+        limits = self._parts.limits
+        return pb.Model(
+            name=base.name,
+            digest=digest,
+            quantization=base.quantization,
+            device=base.device.type,
+            architecture=base.architecture,
+            num_parameters=base.num_parameters,
+            weight_bytes=base.weight_bytes,
+            server_version=VERSION,
+            limits=pb.Model.Limits(
+                **{name: getattr(limits, name) for name in limits.__dataclass_fields__}
+            ),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _running(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[RunningGeneration]:
+        """Validates, pins a version, and queues; leaving it aborts what is unfinished."""
+        parts = self._parts
+        timer = RequestTimer(parts.metrics)
+        call = parts.validator.generate(request)
+        parts.dispatcher.check_capacity(call.n)
+        async with self._version(call.adapter, call.episode_id) as version:
+            prompt = await self._in_background(lambda: parts.prompts.build(call.prompt).token_ids)
+            constraints = await self._constraints(call)
+            num_virtual = version.num_virtual_tokens if version else 0
+            max_tokens = tokens_to_generate(call, len(prompt), num_virtual, parts.limits)
+            sequences = [
+                self._sequence(
+                    version,
+                    prompt,
+                    call.sampling_of_choice(index),
+                    max_tokens=max_tokens,
+                    min_tokens=call.min_tokens,
+                    stop_token_ids=call.all_stop_token_ids(parts.base.end_token_ids),
+                    priority=call.priority,
+                    deadline=_deadline(context),
+                    constraint=constraints[index],
+                )
+                for index in range(call.n)
+            ]
+            timer.begin(version.adapter if version else "", len(prompt))
+            choices = {
+                sequence.sequence_id: ChoiceOutput(
+                    index, parts.ids.new(), parts.detokenizer, call.stop, timer
+                )
+                for index, sequence in enumerate(sequences)
+            }
+            header = pb.StreamGenerateResponse(
+                served_by=self._served_by(version), group_id=parts.ids.new(), seed=call.sampling.seed
+            )
+            header.create_time.GetCurrentTime()
+            events = parts.dispatcher.submit(sequences)
+            with contextlib.closing(events):
+                stream = GenerationStream(events, choices, parts.detokenizer)
+                yield RunningGeneration(stream, header, len(prompt), num_virtual)
+
+    @contextlib.asynccontextmanager
+    async def _version(
+        self, selector_text: str, episode_id: str = ""
+    ) -> AsyncIterator[VersionRecord | None]:
+        """The version that serves, pinned while inside; None for the base."""
+        selector = parse_selector(selector_text)
+        if selector.is_base:
+            yield None
+            return
+        draw = random.random()  # noqa: S311 - splits traffic
+        with self._parts.registry.resolve(selector, sticky_key=episode_id, draw=draw) as lease:
+            yield lease.version
+
+    def _sequence(
+        self,
+        version: VersionRecord | None,
+        prompt: tuple[int, ...],
+        sampling: SamplingParams,
+        *,
+        deadline: float | None,
+        max_tokens: int = 0,
+        min_tokens: int = 0,
+        stop_token_ids: frozenset[int] = frozenset(),
+        priority: int = 0,
+        constraint: Constraint | None = None,
+    ) -> Sequence:
+        num_virtual = version.num_virtual_tokens if version else 0
+        return Sequence(
+            sequence_id=self._parts.dispatcher.new_sequence_id(),
+            prompt_token_ids=(*range(-1, -num_virtual - 1, -1), *prompt),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            adapter_digest=version.digest if version else "",
+            priority=priority,
+            min_tokens=min_tokens,
+            stop_token_ids=stop_token_ids,
+            deadline=deadline,
+            constraint=constraint,
+        )
+
+    async def _constraints(self, call: GenerateCall) -> list[Constraint | None]:
+        """One state for each choice; compiling the grammar may take a while."""
+        grammar = call.grammar
+        if grammar is None:
+            return [None] * call.n
+        compile_one = self._parts.constraints.compile
+        return await self._in_background(lambda: [compile_one(grammar) for _ in range(call.n)])
+
+    def _score_tokens(self, call: ScoreCall) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        prompts = self._parts.prompts
+        completions = [
+            prompts.completion(completion, f"completions[{index}].text")
+            if isinstance(completion, str)
+            else completion
+            for index, completion in enumerate(call.completions)
+        ]
+        return prompts.build(call.prompt).token_ids, completions
+
+    def _served_by(self, version: VersionRecord | None) -> pb.ServedBy:
+        served_by = pb.ServedBy(base_digest=self._parts.base.digest)
+        if version is not None:
+            served_by.adapter = version.adapter
+            served_by.version = version.version
+            served_by.digest = version.digest
+        return served_by
+
+    async def _in_background(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)
+
+
+def _deadline(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def _merge(choice: pb.Choice, delta: pb.ChoiceDelta) -> None:
+    choice.generation_id = delta.generation_id
+    choice.text += delta.text
+    choice.token_ids.extend(delta.token_ids)
+    choice.logprobs.extend(delta.logprobs)
+    choice.finish_reason = delta.finish_reason
+    choice.stop_string = delta.stop_string

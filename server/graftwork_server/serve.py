@@ -1,0 +1,313 @@
+"""Constructs and wires everything, starts it, and stops it in order. The only module that does."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from graftwork.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+)
+from graftwork_adapters.background import background_executor
+from graftwork_adapters.artifact import read_artifact
+from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.lowering import lower
+from graftwork_adapters.registration import Registrar
+from graftwork_adapters.registry import Registry
+from graftwork_adapters.service import AdapterServicer
+from graftwork_adapters.store import ImmutableStore
+from graftwork_server import attention
+from graftwork_server.attention import allocate_kv_caches, kv_bytes_per_block
+from graftwork_server.base_model import BaseModel, load_base_model
+from graftwork_server.calls import Limits
+from graftwork_server.commands import CommandQueue
+from graftwork_server.constraints import ConstraintCompiler
+from graftwork_server.default_model import DISPLAY_NAME, ensure_default_model
+from graftwork_server.detokenizer import Detokenizer
+from graftwork_server.device_adapters import DeviceAdapters
+from graftwork_server.dispatcher import Dispatcher
+from graftwork_server.engine import Engine
+from graftwork_server.errors import StartupError
+from graftwork_server.generation_service import GenerationParts, GenerationServicer
+from graftwork_server.ids import IdGenerator
+from graftwork_server.interceptor import StatusInterceptor
+from graftwork_server.kernels.build import load_kernels
+from graftwork_server.limits import SchedulerConfig
+from graftwork_server.metrics import Metrics, MetricsServer
+from graftwork_server.packed_adapter import PackedAdapter, pack_adapter
+from graftwork_server.prompt import PromptBuilder
+from graftwork_server.residency import Tiers
+from graftwork_server.runner import Runner
+from graftwork_server.sampler import Sampler
+from graftwork_server.scheduler import Scheduler
+from graftwork_server.settings import Settings
+from graftwork_server.tls import server_credentials
+from graftwork_server.validate import RequestValidator
+from graftwork_server.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+SERVICES = (
+    generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers."""
+
+    port: int
+    metrics_port: int
+    base: BaseModel
+    scheduler: Scheduler
+    dispatcher: Dispatcher
+
+
+def load_base(settings: Settings) -> BaseModel:
+    """The base that the settings name, on its device."""
+    device = settings.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StartupError("model.device: is cuda, but torch sees no CUDA device; use cpu")
+    if device == "cpu":
+        load_kernels()
+    attention.register()
+    quantization = settings.model.quantization
+    path = settings.model.path
+    return load_base_model(
+        path or ensure_default_model(settings.cache_dir),
+        name=path or DISPLAY_NAME,
+        quantization="int8" if quantization == "auto" else quantization,
+        device=torch.device(device),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[RunningServer]:
+    """Serves while inside; drains, within the grace time, on the way out. Takes the base over."""
+    async with contextlib.AsyncExitStack() as stack:
+        metrics = Metrics(max_adapter_labels=settings.metrics.max_adapter_labels)
+        metrics.set_build(version=VERSION)
+        metrics.set_model(
+            model=base.name,
+            digest=base.digest,
+            quantization=base.quantization,
+            device=base.device.type,
+        )
+        # Apart, so that a load that requests wait for is not held up by a registration.
+        loading = stack.enter_context(background_executor("load"))
+        checking = stack.enter_context(background_executor("register"))
+        preparing = stack.enter_context(ThreadPoolExecutor(2, "prepare"))
+
+        limits = AdapterLimits(
+            max_rank=settings.adapters.max_rank,
+            max_weights_bytes=settings.adapters.max_upload_bytes,
+            require_verified_base=settings.adapters.require_verified_base,
+        )
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        store = ImmutableStore(settings.adapter_store_dir, limits)
+        stack.callback(store.close)
+        registry = Registry(settings.data_dir / "registry.sqlite3", store, checking)
+        stack.callback(registry.close)
+
+        scheduler = Scheduler(scheduler_config(settings, base))
+        device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
+        runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
+        factor_dtype = factor_dtype_of(settings, base)
+
+        def load_adapter(digest: str) -> PackedAdapter:
+            artifact = read_artifact(store.path(digest), limits)
+            lowered = lower(artifact, base, max_rank=limits.max_rank)
+            return pack_adapter(lowered, base, factor_dtype)
+
+        commands = CommandQueue()
+        tiers = Tiers(
+            scheduler,
+            device_adapters,
+            commands,
+            metrics,
+            load=load_adapter,
+            executor=loading,
+            host_budget_bytes=settings.adapters.host_cache_bytes,
+        )
+        engine = Engine(scheduler, runner, tiers, commands, metrics)
+        dispatcher = Dispatcher(engine, max_in_flight=max_in_flight(settings))
+        engine.start(dispatcher.publish, threads=settings.engine.threads or usable_cores())
+        stack.callback(engine.stop)
+
+        request_limits = limits_of(settings, scheduler.config)
+        parts = GenerationParts(
+            base=base,
+            registry=registry,
+            dispatcher=dispatcher,
+            validator=RequestValidator(
+                request_limits, base.vocab_size, lambda: secrets.randbits(64)
+            ),
+            prompts=PromptBuilder(base.tokenizer),
+            constraints=ConstraintCompiler(base.tokenizer, base.end_token_ids, base.vocab_size),
+            detokenizer=Detokenizer(base.tokenizer),
+            limits=request_limits,
+            metrics=metrics,
+            executor=preparing,
+            ids=IdGenerator(),
+        )
+        registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
+        adapter_servicer = AdapterServicer(registrar, tiers, checking)
+        server = grpc.aio.server(
+            interceptors=[
+                StatusInterceptor(
+                    observe_rpc=metrics.observe_rpc, is_draining=lambda: dispatcher.is_draining
+                )
+            ],
+            options=[
+                ("grpc.max_receive_message_length", int(settings.grpc.max_message_bytes)),
+                ("grpc.max_send_message_length", int(settings.grpc.max_message_bytes)),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(parts), server
+        )
+        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapter_servicer, server)
+        health_servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        port = bind(server, settings)
+        metrics_server = MetricsServer(
+            metrics.registry, settings.metrics.host, settings.metrics.port
+        )
+        stack.callback(metrics_server.stop)
+        await server.start()
+        for service in ("", *SERVICES):
+            await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher)
+        finally:
+            await health_servicer.enter_graceful_shutdown()
+            if not await dispatcher.drain(settings.grpc.drain_grace_s):
+                logger.warning("%d requests were cut off", dispatcher.num_in_flight)
+            await server.stop(grace=1.0)
+
+
+async def serve(
+    settings: Settings, base: BaseModel, on_ready: Callable[[RunningServer], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT; `on_ready` is called once requests are answered."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running_server(settings, base) as server:
+        on_ready(server)
+        await stop.wait()
+        logger.info("draining: %d requests in flight", server.dispatcher.num_in_flight)
+
+
+def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
+    """What the settings, the base and the cache's memory allow together."""
+    engine = settings.engine
+    per_block = kv_bytes_per_block(kv_shapes(base), engine.block_size, base.dtype)
+    num_blocks = int(engine.kv_cache_bytes) // per_block
+    if num_blocks < 1:
+        raise StartupError(
+            f"engine.kv_cache_bytes: is {int(engine.kv_cache_bytes)}, and one block of this model "
+            f"takes {per_block}"
+        )
+    max_context = min(base.context_length, num_blocks * engine.block_size)
+    if engine.max_context_tokens is not None:
+        max_context = min(max_context, engine.max_context_tokens)
+    return SchedulerConfig(
+        max_num_sequences=engine.max_num_sequences,
+        max_tokens_per_step=engine.max_tokens_per_step,
+        block_size=engine.block_size,
+        num_blocks=num_blocks,
+        max_context=max_context,
+        max_queued=max_in_flight(settings),
+        max_slots=settings.adapters.device_slots,
+    )
+
+
+def build_runner(
+    settings: Settings, base: BaseModel, adapters: DeviceAdapters, num_blocks: int
+) -> Runner:
+    caches = allocate_kv_caches(
+        kv_shapes(base),
+        num_blocks=num_blocks,
+        block_size=settings.engine.block_size,
+        dtype=base.dtype,
+        device=base.device,
+    )
+    sampler = Sampler(base.vocab_size, base.device)
+    return Runner(base, adapters, sampler, caches, block_size=settings.engine.block_size)
+
+
+def kv_shapes(base: BaseModel) -> list[tuple[int, int]]:
+    return [(shape.num_kv_heads, shape.head_dim) for shape in base.attention_shapes]
+
+
+def factor_dtype_of(settings: Settings, base: BaseModel) -> torch.dtype | None:
+    """What low-rank factors are rounded to; None keeps the file's precision."""
+    rounded = settings.adapters.factor_dtype == "bfloat16" or (
+        settings.adapters.factor_dtype == "auto" and base.quantization != "none"
+    )
+    return torch.bfloat16 if rounded else None
+
+
+def max_in_flight(settings: Settings) -> int:
+    """Sequences that run or wait; more are refused at once."""
+    return settings.engine.max_num_sequences + settings.engine.max_queued_requests
+
+
+def limits_of(settings: Settings, config: SchedulerConfig) -> Limits:
+    limits = settings.limits
+    return Limits(
+        max_context_tokens=config.max_context,
+        max_new_tokens=limits.max_new_tokens,
+        default_max_tokens=limits.default_max_tokens,
+        max_n=limits.max_n,
+        max_logprobs=limits.max_logprobs,
+        max_stop_strings=limits.max_stop_strings,
+        max_queued_requests=settings.engine.max_queued_requests,
+        max_adapter_rank=settings.adapters.max_rank,
+        max_device_adapters=settings.adapters.device_slots,
+        max_completions=limits.max_completions,
+    )
+
+
+def bind(server: grpc.aio.Server, settings: Settings) -> int:
+    """Opens the port, with TLS where it is configured; returns its number."""
+    address = f"{settings.grpc.host}:{settings.grpc.port}"
+    credentials = server_credentials(settings.grpc)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot serve gRPC on {address}: {error}; choose another address with --host and "
+            "--port"
+        ) from error
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
