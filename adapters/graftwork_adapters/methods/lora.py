@@ -51,10 +51,11 @@ Parts = Mapping[str, Tensor]
 def lower(source: LoweringInput) -> LoweredAdapter:
     settings = LoraSettings.parse(source.config)
     parts_of_module = _group(source.tensors)
-    _check_modules(parts_of_module, settings, source.base)
+    linear_modules = source.base.linear_modules
+    _check_modules(parts_of_module, settings, linear_modules)
     modules: dict[str, ModuleAdapter] = {}
     for name, parts in sorted(parts_of_module.items()):
-        _check_parts(name, parts, settings, source.base.linear_modules[name])
+        _check_parts(name, parts, settings, linear_modules[name])
         if _A in parts:
             source.check_rank(parts[_A].shape[0], name)
         modules[name] = _lower_module(name, parts, settings, source.base)
@@ -86,11 +87,13 @@ def _split_key(key: str) -> tuple[str, str]:
 
 
 def _check_modules(
-    parts_of_module: Mapping[str, Parts], settings: LoraSettings, base: BaseDescription
+    parts_of_module: Mapping[str, Parts],
+    settings: LoraSettings,
+    linear_modules: Mapping[str, LinearModule],
 ) -> None:
     """Config, tensors and base must speak of the same modules."""
     for name, parts in parts_of_module.items():
-        if name in base.linear_modules:
+        if name in linear_modules:
             continue
         if parts.keys() == {_BASE_BIAS}:
             raise UnsupportedField(
@@ -99,7 +102,7 @@ def _check_modules(
                 "biases of linear modules",
             )
         raise WrongBase(f"the base has no linear module {name[:200]!r}")
-    targeted = settings.targets.among(base.linear_modules)
+    targeted = settings.targets.among(linear_modules)
     adapted = {name for name, parts in parts_of_module.items() if parts.keys() & {_A, _B}}
     if not targeted:
         raise WrongBase("target_modules of adapter_config.json match no linear module of the base")
@@ -112,8 +115,8 @@ def _check_modules(
             f"target_modules match {missing[0]} of the base, but there are no tensors for it: "
             "the file is incomplete, or made for another base"
         )
-    biased = {name for name, module in base.linear_modules.items() if module.has_bias}
-    expected = biased & settings.modules_with_saved_bias(targeted, base.linear_modules)
+    biased = {name for name, module in linear_modules.items() if module.has_bias}
+    expected = biased & settings.modules_with_saved_bias(targeted, linear_modules)
     saved = {name for name, parts in parts_of_module.items() if _BASE_BIAS in parts}
     if unexpected := sorted(saved ^ expected):
         raise InvalidArtifact(
