@@ -15,6 +15,9 @@ namespace graftwork {
 
 constexpr int kPanel = 32;
 constexpr int kPanelVecs = kPanel / kLanes;
+// Panels are too short for the hardware to foresee them: asking this many bytes ahead halves the
+// time of one row. A prefetch past the end of the weights is harmless.
+constexpr int64_t kAhead = 2048;
 
 // One byte per weight: (panels, in_features, 32) int8.
 struct Int8Codes {
@@ -106,8 +109,10 @@ inline void few_rows(const PanelWeights& w, int64_t panel, const float* x, float
     for (int64_t k = g * w.group; k < (g + 1) * w.group; ++k) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* code = codes + p * panel_bytes + k * Codes::kBytesPerK;
+        __builtin_prefetch(code + kAhead);
         Vec weight[kPanelVecs];
-        Codes::widen(codes + p * panel_bytes + k * Codes::kBytesPerK, weight);
+        Codes::widen(code, weight);
 #pragma GCC unroll 8
         for (int v = 0; v < kPanelVecs; ++v) {
           weight[v] *= load(scales + p * panel_scales + g * kPanel + v * kLanes);
@@ -153,8 +158,10 @@ void many_rows(const PanelWeights& w, int64_t panel, int64_t rows, const float* 
       Vec scale[kPanelVecs];
       for (int v = 0; v < kPanelVecs; ++v) scale[v] = load(scales + g * kPanel + v * kLanes);
       for (; k < stop; ++k) {
+        const uint8_t* code = codes + (first + k) * Codes::kBytesPerK;
+        __builtin_prefetch(code + kDepth * Codes::kBytesPerK);  // the next block
         Vec weight[kPanelVecs];
-        Codes::widen(codes + (first + k) * Codes::kBytesPerK, weight);
+        Codes::widen(code, weight);
 #pragma GCC unroll 8
         for (int v = 0; v < kPanelVecs; ++v)
           store(block + k * kPanel + v * kLanes, weight[v] * scale[v]);
