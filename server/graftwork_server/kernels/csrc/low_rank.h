@@ -5,10 +5,9 @@
 // by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <vector>
 
+#include "parallel.h"
 #include "runs.h"
 #include "tile.h"
 
@@ -132,10 +131,10 @@ inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t 
 template <class T>
 void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hidden,
                  const RowTile& next, float* y) {
-  const int64_t panels = (shape.out_features + kFactorPanel - 1) / kFactorPanel;
+  const int64_t panels = divide_up(shape.out_features, kFactorPanel);
   const int64_t next_bytes =
       next.slot.rank * shape.in_features * (next.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float));
-  const int64_t share = (next_bytes / panels + 63) / 64 * 64;
+  const int64_t share = divide_up(next_bytes, 64 * panels) * 64;
   for (int64_t panel = 0; panel < panels; ++panel) {
     if (next.slot.a != tile.slot.a)
       for (int64_t i = panel * share; i < (panel + 1) * share; i += 64)
@@ -164,14 +163,18 @@ inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs,
   return tiles;
 }
 
-inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t count,
+inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t num_runs,
                          const LowRankShape& shape, const float* x, float* y) {
-  const std::vector<RowTile> tiles = row_tiles(slots, runs, count);
-  at::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+  const std::vector<RowTile> tiles = row_tiles(slots, runs, num_runs);
+  const int64_t count = tiles.size();
+  if (count == 0) return;
+  const int64_t chunk = divide_up(count, 4 * at::get_num_threads());
+  for_each_chunk(count, chunk, [&](int64_t begin, int64_t end) {
     std::vector<float> hidden;
     for (int64_t i = begin; i < end; ++i) {
       const RowTile& tile = tiles[i];
-      const RowTile& next = tiles[std::min(i + 1, end - 1)];
+      // With two threads the chunk after the next is the likely one.
+      const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
       hidden.resize(tile.rows * tile.slot.rank);
       if (tile.slot.bfloat16)
         add_tile<BFloat16>(tile, next, shape, x, hidden.data(), y);
