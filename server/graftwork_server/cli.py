@@ -40,6 +40,8 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings) -> None:
     console = Console(stderr=True)
     with console.status("Loading torch and transformers"):
+        # On import it advises a kernel that is of no use here.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from graftwork_server import serve as wiring  # noqa: PLC0415 - seconds, after --help
 
         _quiet_transformers()
@@ -71,4 +73,3 @@ def _quiet_transformers() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

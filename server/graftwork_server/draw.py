@@ -12,9 +12,10 @@ from graftwork_server.request import Sequence
 
 # Rows are filtered among this many of their likeliest tokens first; a row whose filters reach
 # further goes on to the next width, at last to a sort of all its logits.
-WINDOW_WIDTHS = (64, 1024)
+WINDOW_WIDTHS = (64, 1024, 16384)
 # Below this the distribution is a single token in float32 anyway, and dividing would overflow.
 _LEAST_TEMPERATURE = 1e-6
+BLOCK = 256  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,49 @@ def draw(logits: Tensor, sequences: SequenceOf[Sequence]) -> Tensor:
     )
     temperature = column([max(p.temperature, _LEAST_TEMPERATURE) for p in params], torch.float32)
     # The likeliest token is at 0, so no temperature overflows it.
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature[:, None]
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)).div_(temperature[:, None])
     probs = scaled.softmax(dim=-1)
     filtered = (filters.top_k < vocab_size) | (filters.top_p < 1) | (filters.min_p > 0)
     token_ids = torch.empty(len(params), dtype=torch.int64, device=logits.device)
-    plain_rows = (~filtered).nonzero().flatten()
-    if len(plain_rows):
-        cumulative = probs[plain_rows].cumsum(dim=-1, dtype=torch.float64)
-        token_ids[plain_rows] = _invert(cumulative, cumulative[:, -1], filters.target[plain_rows])
+    plain = (~filtered).nonzero().flatten()
+    if len(plain):
+        token_ids[plain] = _draw_from_all(take(probs, plain), filters.target[plain])
     pending = filtered.nonzero().flatten()
     for width in (*[w for w in WINDOW_WIDTHS if w < vocab_size], vocab_size):
         if not len(pending):
             break
         fits = (filters.top_k[pending] <= width) | (filters.top_k[pending] == vocab_size)
         rows = pending[fits]
-        found, resolved = _draw_within(scaled[rows], probs[rows], filters.rows(rows), width)
+        found, resolved = _draw_within(
+            take(scaled, rows), take(probs, rows), filters.rows(rows), width
+        )
         token_ids[rows[resolved]] = found[resolved]
-        pending = torch.cat([pending[~fits], rows[~resolved]])
+        pending = torch.cat([pending[~fits], rows[~resolved]]).sort().values
     return token_ids
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (n, vocab) at `index`, ascending and distinct; without a copy where that is all."""
+    return rows if len(index) == len(rows) else rows.index_select(0, index)
+
+
+def _draw_from_all(probs: Tensor, target: Tensor) -> Tensor:
+    """Draws from rows of probabilities (n, vocab): first a block of tokens by the blocks' sums,
+    then one of its tokens. A float64 copy of all probabilities, for a cumulative sum over them,
+    would cost more than the rest of sampling."""
+    num_rows, vocab_size = probs.shape
+    padding = -vocab_size % BLOCK
+    padded = torch.nn.functional.pad(probs, (0, padding)) if padding else probs
+    blocks = padded.view(num_rows, -1, BLOCK)
+    sums = blocks.sum(dim=-1).double()  # (n, num_blocks)
+    ends = sums.cumsum(dim=-1)
+    aim = _aim(ends[:, -1], target)
+    block = _first_beyond(ends, aim)[:, None]
+    starts = torch.cat([ends.new_zeros(num_rows, 1), ends[:, :-1]], dim=1)
+    share = (aim[:, None] - starts.gather(1, block)) / sums.gather(1, block)
+    rows = torch.arange(num_rows, device=probs.device)
+    within = blocks[rows, block[:, 0]].double().cumsum(dim=-1)  # (n, BLOCK)
+    return block[:, 0] * BLOCK + _first_beyond(within, _aim(within[:, -1], share[:, 0]))
 
 
 def _draw_within(
@@ -95,13 +121,21 @@ def _draw_within(
     mass = cumulative.gather(1, in_nucleus.sum(dim=-1, keepdim=True) - 1).squeeze(1)
     only_top_p = ~has_top_k & (filters.min_p == 0)
     resolved = closed | (only_top_p & (cumulative[:, -1] >= bound))
-    places = _invert(cumulative, mass, filters.target)
+    places = _first_beyond(cumulative, _aim(mass, filters.target))
     return ids.gather(1, places[:, None]).squeeze(1), resolved
 
 
-def _invert(cumulative: Tensor, mass: Tensor, target: Tensor) -> Tensor:
-    """First place (n,) where `cumulative` (n, width) exceeds the share `target` of `mass`."""
-    aim = torch.minimum(target * mass, torch.nextafter(mass, torch.zeros_like(mass)))
+def _aim(mass: Tensor, target: Tensor) -> Tensor:
+    """The share `target`, in [0, 1), of `mass`; less than it after rounding too."""
+    return torch.minimum(target * mass, _below(mass))
+
+
+def _below(values: Tensor) -> Tensor:
+    return torch.nextafter(values, torch.zeros_like(values))
+
+
+def _first_beyond(cumulative: Tensor, aim: Tensor) -> Tensor:
+    """First place (n,) where `cumulative` (n, width) exceeds `aim` (n,)."""
     return torch.searchsorted(cumulative, aim[:, None], right=True).squeeze(1)
 
 

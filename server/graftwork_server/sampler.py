@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftwork_server.draw import draw, ranked
+from graftwork_server.draw import draw, ranked, take
 from graftwork_server.plan import SampledToken, TokenLogprob
 from graftwork_server.request import (
     Constraint,
@@ -67,7 +67,8 @@ class Sampler:
             if sequence.sampling.temperature > 0 and row not in errors
         ]
         if drawn:
-            token_ids[drawn] = draw(edited[drawn], [sequences[row] for row in drawn])
+            rows = torch.tensor(drawn, device=self._device)
+            token_ids[rows] = draw(take(edited, rows), [sequences[row] for row in drawn])
         logprobs = self._logprobs(logits, token_ids, sequences)
         return [
             _finish(sequence, token_id, logprobs.get(row), errors.get(row))
@@ -97,8 +98,9 @@ class Sampler:
                 rows_of.setdefault(sequence.sampling.logprobs, []).append(row)
         found: dict[int, TokenLogprob] = {}
         for num_top, rows in rows_of.items():
-            found.update(zip(rows, _token_logprobs(logits[rows], token_ids[rows], num_top),
-                             strict=True))  # fmt: skip
+            index = torch.tensor(rows, device=self._device)
+            logprobs = _token_logprobs(take(logits, index), token_ids[index], num_top)
+            found.update(zip(rows, logprobs, strict=True))
         return found
 
     def _edit(

@@ -90,7 +90,7 @@ def load_base(settings: Settings) -> BaseModel:
     quantization = settings.model.quantization
     path = settings.model.path
     return load_base_model(
-        path or ensure_default_model(settings.cache_dir),
+        path or ensure_default_model(),
         name=path or DISPLAY_NAME,
         quantization="int8" if quantization == "auto" else quantization,
         device=torch.device(device),

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from graftwork_server.draw import BLOCK
 from graftwork_server.random_numbers import uniform
 from graftwork_server.request import Sequence
 from torch import Tensor
@@ -20,7 +21,7 @@ def sample_row(logits: Tensor, sequence: Sequence, allowed: set[int] | None = No
     target = uniform(params.seed, len(sequence.output_token_ids))
     filtered = params.top_p < 1 or params.min_p > 0 or 0 < params.top_k < len(row)
     if not filtered:
-        return _invert(list(range(len(row))), probs, target)
+        return _draw_from_all(scaled.softmax(dim=-1), target)
     kept = order[: params.top_k or None]
     kept = [t for t in kept if probs[t] >= params.min_p * probs[order[0]]]
     total = _sum(probs[t] for t in kept)
@@ -56,6 +57,16 @@ def edited_row(logits: Tensor, sequence: Sequence, allowed: set[int] | None = No
     for token_id in set(range(len(row))) - ((allowed - stops) or allowed):
         row[token_id] = -math.inf
     return row
+
+
+def _draw_from_all(probs: Tensor, target: float) -> int:
+    """A block of tokens first, then one of its tokens by the share of the block that is left."""
+    blocks = [probs[start : start + BLOCK] for start in range(0, len(probs), BLOCK)]
+    sums = [torch.nn.functional.pad(b, (0, BLOCK - len(b))).sum().item() for b in blocks]
+    block = _invert(list(range(len(blocks))), sums, target)
+    mass = _sum(sums)
+    share = (min(target * mass, math.nextafter(mass, 0.0)) - _sum(sums[:block])) / sums[block]
+    return block * BLOCK + _invert(list(range(len(blocks[block]))), blocks[block].tolist(), share)
 
 
 def _invert(token_ids: list[int], probs: list[float], target: float) -> int:
