@@ -5,7 +5,7 @@ of all tokens of a step, laid end to end in a batch of one; the step tells which
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,8 @@ def paged_attention_forward(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    cache = attention_step.caches[module.layer_idx]
+    layer = cast("int", module.layer_idx)  # every attention module of transformers has one
+    cache = attention_step.caches[layer]
     store_kv(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),

@@ -5,18 +5,24 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
 from graftwork_adapters.canonical import LinearModule
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.pytorch_utils import Conv1D
+
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
 from graftwork_server.quantization import quantize_linear
-from graftwork_server.quantization.linear import QuantizedLinear
+from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +48,24 @@ class BaseModel:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         name: str,
         quantization: str,
         device: torch.device,
+        num_parameters: int,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.quantization = quantization
         self.device = device
+        self.num_parameters = num_parameters
         self.config = model.config
         self._linears = {
-            name: module for name, module in model.named_modules() if is_linear(module)
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
         }
         self.linear_modules: Mapping[str, LinearModule] = {
             name: describe_linear(module) for name, module in self._linears.items()
@@ -95,19 +105,7 @@ class BaseModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
-
-    @property
-    def num_parameters(self) -> int:
-        linear = sum(m.in_features * m.out_features for m in self.linear_modules.values())
-        inside = {
-            id(tensor) for module in self._linears.values() for tensor in module.state_dict(
-                keep_vars=True
-            ).values()
-        }
-        unique = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}
-        others = sum(t.numel() for t in unique.values() if id(t) not in inside)
-        return linear + others
+        return cast("Tensor", self.model.get_input_embeddings().weight).dtype
 
     @property
     def weight_bytes(self) -> int:
@@ -135,21 +133,14 @@ class BaseModel:
 
     def weight(self, name: str) -> Tensor:
         """The dequantized weight of a linear module: (out_features, in_features), float32."""
-        module = self._linears[name]
-        weight = module.weight.detach().float()
-        return weight.T if isinstance(module, Conv1D) else weight
+        return weight_of(self._linears[name]).float()
 
     def bias(self, name: str) -> Tensor:
         """The bias of a linear module with `has_bias`: (out_features,), float32."""
-        bias: Tensor = self._linears[name].bias
-        return bias.detach().float()
+        return self._linears[name].bias.detach().float()
 
 
-def is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def describe_linear(module: nn.Module) -> LinearModule:
+def describe_linear(module: nn.Linear | Conv1D) -> LinearModule:
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
         return LinearModule(in_features, out_features, has_bias=True)
@@ -174,14 +165,12 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
-    return prepare_base_model(
-        model, tokenizer, name=name, quantization=quantization, device=device
-    )
+    return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
 
 
 def prepare_base_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     name: str,
     quantization: str,
@@ -192,10 +181,18 @@ def prepare_base_model(
         raise ModelNotUsable(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
     model.set_attn_implementation(PAGED_ATTENTION)
     model.eval().requires_grad_(requires_grad=False)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantization != "none":
         quantize_modules(model, quantization, device)
-    model.to(device)
-    return BaseModel(model, tokenizer, name=name, quantization=quantization, device=device)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
+    return BaseModel(
+        model,
+        tokenizer,
+        name=name,
+        quantization=quantization,
+        device=device,
+        num_parameters=num_parameters,
+    )
 
 
 @torch.no_grad()
@@ -206,7 +203,7 @@ def quantize_modules(model: PreTrainedModel, quantization: str, device: torch.de
     """
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
-        if not is_linear(module) or isinstance(module, QuantizedLinear):
+        if not isinstance(module, nn.Linear | Conv1D) or isinstance(module, QuantizedLinear):
             continue
         if module is head and quantization == "nf4":
             continue

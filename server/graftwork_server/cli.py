@@ -17,7 +17,7 @@ Ready: gRPC on {host}:{port}, metrics on http://{metrics_host}:{metrics_port}/me
 
 Try it from another terminal:
 
-  {command} --target {host}:{port} generate "Why is the sky blue?"
+  {command} --target {host}:{port} generate --chat "Why is the sky blue?"
 """
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from graftwork_adapters.canonical import LinearModule
 from torch import Tensor, nn
 
-from graftwork_adapters.canonical import LinearModule
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
-
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
 from graftwork_adapters.records import VersionRecord
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.selector import parse_selector
+
 from graftwork_server.base_model import BaseModel
 from graftwork_server.calls import (
     GenerateCall,
@@ -149,7 +149,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             )
         return response
 
-    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: ARG002
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         source = self._parts.validator.tokenize(request)
         prompt = await self._in_background(lambda: self._parts.prompts.build(source))
         return pb.TokenizeResponse(
@@ -158,7 +158,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             text=prompt.text,
         )
 
-    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: ARG002
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         base = self._parts.base
         digest = base.digest
         if request.recompute_digest:
@@ -214,7 +214,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 for index, sequence in enumerate(sequences)
             }
             header = pb.StreamGenerateResponse(
-                served_by=self._served_by(version), group_id=parts.ids.new(), seed=call.sampling.seed
+                served_by=self._served_by(version),
+                group_id=parts.ids.new(),
+                seed=call.sampling.seed,
             )
             header.create_time.GetCurrentTime()
             events = parts.dispatcher.submit(sequences)

@@ -1,12 +1,12 @@
-"""An adapter as the kernels want it: packed off the engine's thread, shared by host and CPU slots."""
+"""An adapter as the kernels want it: packed off the engine's thread, shared by host and slots."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
 from torch import Tensor
 
-from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import PackedLowRank
 

@@ -83,9 +83,10 @@ class Runner:
         slot_mapping = blocks * self._block_size + positions % self._block_size
 
         logit_rows = np.concatenate(
-            [np.arange(stop - _num_logit_rows(s), stop) for s, stop in zip(
-                scheduled, query_start[1:], strict=True
-            )]
+            [
+                np.arange(stop - _num_logit_rows(s), stop)
+                for s, stop in zip(scheduled, query_start[1:], strict=True)
+            ]
         )
         attention = AttentionStep(
             caches=self._caches,

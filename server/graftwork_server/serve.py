@@ -12,23 +12,23 @@ from dataclasses import dataclass
 
 import grpc
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
 from graftwork.v1 import (
     adapter_service_pb2,
     adapter_service_pb2_grpc,
     generation_service_pb2,
     generation_service_pb2_grpc,
 )
-from graftwork_adapters.background import background_executor
 from graftwork_adapters.artifact import read_artifact
+from graftwork_adapters.background import background_executor
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.lowering import lower
 from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
 from graftwork_adapters.store import ImmutableStore
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
 from graftwork_server import attention
 from graftwork_server.attention import allocate_kv_caches, kv_bytes_per_block
 from graftwork_server.base_model import BaseModel, load_base_model
@@ -110,8 +110,8 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             device=base.device.type,
         )
         # Apart, so that a load that requests wait for is not held up by a registration.
-        loading = stack.enter_context(background_executor("load"))
-        checking = stack.enter_context(background_executor("register"))
+        loading = stack.enter_context(background_executor())
+        checking = stack.enter_context(background_executor())
         preparing = stack.enter_context(ThreadPoolExecutor(2, "prepare"))
 
         limits = AdapterLimits(
@@ -180,11 +180,13 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
                 ("grpc.so_reuseport", 0),
             ],
         )
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
             GenerationServicer(parts), server
         )
-        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapter_servicer, server)
-        health_servicer = health.aio.HealthServicer()
+        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            adapter_servicer, server
+        )
+        health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server

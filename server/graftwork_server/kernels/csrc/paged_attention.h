@@ -71,9 +71,22 @@ inline const float* cache_row(const AttentionShape& s, const AttentionItem& item
 // keys[d][j] = cache[first + j][d]
 inline void transpose_keys(const AttentionShape& s, const AttentionItem& item,
                            const float* k_cache, int64_t first, int64_t count, float* keys) {
-  for (int64_t j = 0; j < count; ++j) {
-    const float* key = cache_row(s, item, k_cache, first + j);
-    for (int64_t d = 0; d < s.head_dim; ++d) keys[d * kKeyBlock + j] = key[d];
+  const int64_t whole = s.head_dim / kLanes * kLanes;
+  const float* rows[kLanes];
+  for (int64_t j = 0; j < count; j += kLanes) {
+    // Rows past the end repeat the last one; their columns are masked.
+    for (int64_t i = 0; i < kLanes; ++i)
+      rows[i] = cache_row(s, item, k_cache, first + std::min(j + i, count - 1));
+    for (int64_t d = 0; d < whole; d += kLanes) {
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) square[i] = load(rows[i] + d);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(keys + (d + i) * kKeyBlock + j, square[i]);
+    }
+    for (int64_t d = whole; d < s.head_dim; ++d)
+      for (int64_t i = 0; i < kLanes; ++i) keys[d * kKeyBlock + j + i] = rows[i][d];
   }
 }
 
@@ -88,8 +101,10 @@ inline float softmax_row(const AttentionShape& s, float* scores, int64_t width, 
   for (int64_t j = 0; j < width; j += kLanes) {
     Vec value = load(scores + j) * s.scale;
     if (s.softcap > 0.0f) value = s.softcap * tanh(value / s.softcap);
-    const IntVec visible = (lane + int32_t(j) >= int32_t(low)) & (lane + int32_t(j) < int32_t(high));
-    value = select(visible, value, hidden);
+    if (j < low || j + kLanes > high) {
+      const IntVec key = lane + int32_t(j);
+      value = (key >= int32_t(low)) & (key < int32_t(high)) ? value : hidden;
+    }
     largest = maximum(largest, value);
     store(scores + j, value);
   }
@@ -102,7 +117,7 @@ inline float softmax_row(const AttentionShape& s, float* scores, int64_t width, 
     total += weight;
     store(scores + j, weight);
   }
-  const float factor = std::exp(before - after);
+  const float factor = exp(splat(before - after))[0];
   *running_max = after;
   *running_sum = *running_sum * factor + sum(total);
   return factor;
