@@ -22,7 +22,7 @@ help: ## List the targets
 setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
 
 serve: model ## Set up, fetch the default model, start the server
-	$(BIN)/graftwork serve $(ARGS)
+	GRAFTWORK_COMMAND=$(BIN)/graftwork $(BIN)/graftwork serve $(ARGS)
 
 test: setup model ## Set up, fetch the default model, run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
