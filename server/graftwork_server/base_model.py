@@ -165,6 +165,8 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelNotUsable(f"model: {str(source)!r} has no tokenizer.json, and needs one")
     return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
 
 
