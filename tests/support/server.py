@@ -41,7 +41,9 @@ def server_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, base: BaseModel | None = None) -> AsyncIterator[ServerUnderTest]:
+async def serving(
+    settings: Settings, base: BaseModel | None = None
+) -> AsyncIterator[ServerUnderTest]:
     base = base or load_base(settings)
     async with (
         running_server(settings, base) as server,
