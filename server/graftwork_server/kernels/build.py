@@ -23,7 +23,7 @@ _FLAGS = (
     "-O3",
     "-march=native",
     "-ffp-contract=off",  # simd.h fuses explicitly, so that a row's bits are fixed
-    "-fopenmp",
+    "-pthread",
     "-std=c++20",
     "-fPIC",
     "-shared",
@@ -98,7 +98,7 @@ def _build(library: Path) -> bool:
         if result.returncode != 0:
             logger.warning(
                 "%s cannot compile the CPU kernels, slower torch code is used; a C++20 compiler "
-                "with OpenMP is needed (Debian and Ubuntu: the package build-essential):\n%s",
+                "is needed (Debian and Ubuntu: the package build-essential):\n%s",
                 compiler,
                 result.stderr[-2000:],
             )
