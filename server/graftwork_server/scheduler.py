@@ -141,6 +141,8 @@ class Scheduler:
             if is_running and tracked.num_uncomputed == 1 and self._grow(tracked):
                 chunks.append((tracked, 1))
                 budget -= 1
+        if chunks and self.config.max_prefill_tokens_while_decoding is not None:
+            budget = min(budget, self.config.max_prefill_tokens_while_decoding)
         for tracked in self._running:
             if budget and tracked.num_uncomputed > 1:
                 chunks.append((tracked, min(tracked.num_uncomputed, budget)))

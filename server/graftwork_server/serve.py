@@ -60,6 +60,9 @@ from graftwork_server.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+# On two cores the default model prefills about 1.2 tokens per millisecond.
+CPU_PREFILL_TOKENS_WHILE_DECODING = 48
+
 SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
@@ -235,6 +238,9 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
     max_context = min(base.context_length, num_blocks * engine.block_size)
     if engine.max_context_tokens is not None:
         max_context = min(max_context, engine.max_context_tokens)
+    prefill_cap = engine.max_prefill_tokens_while_decoding
+    if prefill_cap is None and base.device.type == "cpu":
+        prefill_cap = CPU_PREFILL_TOKENS_WHILE_DECODING
     return SchedulerConfig(
         max_num_sequences=engine.max_num_sequences,
         max_tokens_per_step=engine.max_tokens_per_step,
@@ -243,6 +249,7 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
         max_context=max_context,
         max_queued=max_in_flight(settings),
         max_slots=settings.adapters.device_slots,
+        max_prefill_tokens_while_decoding=prefill_cap,
     )
 
 

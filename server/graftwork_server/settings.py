@@ -41,13 +41,17 @@ class ModelSettings(_Frozen):
 class EngineSettings(_Frozen):
     max_num_sequences: Count = _setting(64, "Most sequences in one step.")
     max_tokens_per_step: Count = _setting(512, "Most tokens, prompts' included, in one step.")
+    max_prefill_tokens_while_decoding: Count | None = _setting(
+        None,
+        "Most tokens of prompts in a step that also decodes: bounds the gap between two tokens of a "
+        "stream when others arrive. By default 48 on the CPU, and no limit of its own elsewhere.",
+    )
     block_size: Count = _setting(16, "Tokens per block of the key/value cache.", le=512)
     kv_cache_bytes: ByteSize = _setting("1GiB", "Memory of the key/value cache.", gt=0)
     max_context_tokens: Count | None = _setting(
         None, "Longest prompt and answer together; by default what the base and the cache hold."
     )
     max_queued_requests: Count = _setting(1024, "Most requests that wait; more are refused.")
-    prefix_cache: bool = _setting(True, "Reuse keys and values of prompts that begin alike.")
     threads: Count | None = _setting(
         None, "Threads of the kernels; by default the cores this process may use."
     )
