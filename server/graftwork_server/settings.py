@@ -52,6 +52,7 @@ class EngineSettings(_Frozen):
         None, "Longest prompt and answer together; by default what the base and the cache hold."
     )
     max_queued_requests: Count = _setting(1024, "Most requests that wait; more are refused.")
+    prefix_cache: bool = _setting(True, "Reuse keys and values of prompts that begin alike.")
     threads: Count | None = _setting(
         None, "Threads of the kernels; by default the cores this process may use."
     )

@@ -39,7 +39,7 @@ class TestBatching:
         engine.add(range(9), max_tokens=9)
         engine.add(range(9), max_tokens=9)
         assert counts(engine.step()) == [(0, 9), (1, 9)]
-        engine.add(range(5))
+        engine.add(range(20, 25))
         assert counts(engine.step()) == [(0, 1), (1, 1), (2, 3)]
         assert counts(engine.step()) == [(0, 1), (1, 1), (2, 2)]
         engine.drain()
