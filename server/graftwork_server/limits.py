@@ -35,6 +35,7 @@ class SchedulerConfig:
     max_queued: int  # sequences waiting at once
     max_slots: int
     max_slot_bytes: int | None = None
+    prefix_cache: bool = True  # whether prompts that begin alike share blocks
     slot_patience_s: float = 1.0  # how long a version waits, and is kept, before another's turn
 
     def __post_init__(self) -> None:

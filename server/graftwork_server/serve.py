@@ -75,6 +75,7 @@ class RunningServer:
     base: BaseModel
     scheduler: Scheduler
     dispatcher: Dispatcher
+    registry: Registry
 
 
 def load_base(settings: Settings) -> BaseModel:
@@ -200,7 +201,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         for service in ("", *SERVICES):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher)
+            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher, registry)
         finally:
             await health_servicer.enter_graceful_shutdown()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
@@ -243,6 +244,7 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
         max_context=max_context,
         max_queued=max_in_flight(settings),
         max_slots=settings.adapters.device_slots,
+        prefix_cache=engine.prefix_cache,
     )
 
 
