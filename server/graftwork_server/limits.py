@@ -37,6 +37,7 @@ class SchedulerConfig:
     max_slot_bytes: int | None = None
     # Of prompts, in a step that also decodes: bounds how long a stream waits for its next token.
     max_prefill_tokens_while_decoding: int | None = None
+    prefix_cache: bool = True  # whether prompts that begin alike share blocks
     slot_patience_s: float = 1.0  # how long a version waits, and is kept, before another's turn
 
     def __post_init__(self) -> None:

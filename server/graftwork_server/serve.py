@@ -78,6 +78,7 @@ class RunningServer:
     base: BaseModel
     scheduler: Scheduler
     dispatcher: Dispatcher
+    registry: Registry
 
 
 def load_base(settings: Settings) -> BaseModel:
@@ -203,7 +204,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         for service in ("", *SERVICES):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher)
+            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher, registry)
         finally:
             await health_servicer.enter_graceful_shutdown()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
@@ -250,6 +251,7 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
         max_queued=max_in_flight(settings),
         max_slots=settings.adapters.device_slots,
         max_prefill_tokens_while_decoding=prefill_cap,
+        prefix_cache=engine.prefix_cache,
     )
 
 
