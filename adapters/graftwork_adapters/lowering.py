@@ -64,6 +64,9 @@ def _module_has_effect(module: ModuleAdapter) -> bool:
         return True
     if module.bias_delta is not None and bool((module.bias_delta.delta != 0).any()):
         return True
+    parts = (module.input_transform, module.added_term, module.output_transform)
+    if any(part is not None and part.has_effect() for part in parts):
+        return True
     if module.output_scale is None:
         return False
     return bool(((module.output_scale.scale - 1).abs() > _UNIT_SCALE_TOLERANCE).any())
