@@ -141,7 +141,8 @@ class PackedCirculant:
     def apply(self, x: Tensor) -> Tensor:
         blocks = torch.fft.rfft(x.float().reshape(x.shape[0], -1, self.size))
         out = torch.bmm(blocks.permute(2, 0, 1), self.spectra).permute(1, 2, 0)
-        return torch.fft.irfft(out, n=self.size).reshape(x.shape[0], -1)
+        added: Tensor = torch.fft.irfft(out, n=self.size).reshape(x.shape[0], -1)
+        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,8 @@ class PackedSpectral:
         weighted = torch.fft.ifft(x.float())[:, self.columns] * self.values
         spectrum = weighted.new_zeros(x.shape[0], self.out_features)
         spectrum.index_add_(1, self.rows, weighted)
-        return torch.fft.ifft(spectrum).real
+        added: Tensor = torch.fft.ifft(spectrum).real
+        return added
 
 
 @dataclass(frozen=True, slots=True)
