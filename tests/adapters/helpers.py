@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from tests.adapters.expand import delta, input_matrix, transform_output
+
 CONTEXT_LENGTH = 64
 
 
@@ -152,16 +154,23 @@ def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Ten
     """y of one module with its adapter, computed as canonical.py defines it. x: (rows, in)."""
     weight = base.weight(name)
     bias = base.bias(name) if base.linear_modules[name].has_bias else torch.zeros(len(weight))
-    y = x @ weight.T
     if adapter is None:
-        return y + bias
+        return x @ weight.T + bias
+    if adapter.input_transform is not None:
+        x = x @ input_matrix(adapter.input_transform, x.shape[1])
+    y = x @ weight.T
     if adapter.low_rank is not None:
         y = y + (x @ adapter.low_rank.a.float().T) @ adapter.low_rank.b.float().T
+    if adapter.added_term is not None:
+        y = y + x @ delta(adapter.added_term, *weight.shape).T
     if adapter.output_scale is not None:
         y = y * adapter.output_scale.scale
     if adapter.bias_delta is not None:
         bias = bias + adapter.bias_delta.delta
-    return y + bias
+    y = y + bias
+    if adapter.output_transform is not None:
+        y = transform_output(adapter.output_transform, y)
+    return y
 
 
 def lowered_from(folder: Path, base: nn.Module, *, max_rank: int = 64) -> LoweredAdapter:
