@@ -30,6 +30,7 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
     artifact.config.check_fields(
         consumed=method.consumed, inert=method.inert, required=method.required
     )
+    method.check_tensors(artifact.tensors)
     lowered = method.lower(LoweringInput(artifact.config, artifact.tensors, base, max_rank))
     _check_finite(lowered)
     if not has_effect(lowered):
@@ -63,6 +64,9 @@ def _module_has_effect(module: ModuleAdapter) -> bool:
     if module.low_rank is not None and _pair_has_effect(module.low_rank):
         return True
     if module.bias_delta is not None and bool((module.bias_delta.delta != 0).any()):
+        return True
+    parts = (module.input_transform, module.added_term, module.output_transform)
+    if any(part is not None and part.has_effect() for part in parts):
         return True
     if module.output_scale is None:
         return False

@@ -16,6 +16,13 @@ from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_adapter import PackedAdapter, PackedModule
+from graftwork_server.packed_linear import (
+    PackedInput,
+    PackedPairRotation,
+    PackedTerm,
+    add_terms,
+    transform_rows,
+)
 
 NO_SEGMENTS = Segments.from_lengths([])
 
@@ -29,7 +36,7 @@ class StepSegments:
 
 
 class GraftedLinear(nn.Module):
-    """A linear module of the base, with what the resident adapters do to its output."""
+    """A linear module of the base, with what the resident adapters do to its input and output."""
 
     def __init__(
         self,
@@ -46,6 +53,9 @@ class GraftedLinear(nn.Module):
         self._output_scale = OutputScaleTable(max_slots, shape.out_features)
         self._low_rank_slots: set[int] = set()
         self._output_scale_slots: set[int] = set()
+        self._inputs: dict[int, PackedInput] = {}
+        self._terms: dict[int, PackedTerm] = {}
+        self._rotations: dict[int, PackedPairRotation] = {}
         self._step = step
         self._is_head = is_head  # the head sees the rows whose logits are wanted, not all tokens
 
@@ -56,6 +66,12 @@ class GraftedLinear(nn.Module):
         if module.scale is not None or module.bias is not None:
             self._output_scale.set(slot, module.scale, module.bias)
             self._output_scale_slots.add(slot)
+        if module.input is not None:
+            self._inputs[slot] = module.input
+        if module.term is not None:
+            self._terms[slot] = module.term
+        if module.rotation is not None:
+            self._rotations[slot] = module.rotation
 
     def clear(self, slot: int) -> None:
         if slot in self._low_rank_slots:
@@ -64,17 +80,28 @@ class GraftedLinear(nn.Module):
         if slot in self._output_scale_slots:
             self._output_scale.clear(slot)
             self._output_scale_slots.remove(slot)
+        self._inputs.pop(slot, None)
+        self._terms.pop(slot, None)
+        self._rotations.pop(slot, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x)
         segments = self._step.logit_rows if self._is_head else self._step.tokens
-        if segments.runs:
-            out = y.view(-1, y.shape[-1])
+        runs = segments.runs
+        if runs and self._inputs:
+            rows = x.reshape(-1, x.shape[-1])
+            x = transform_rows(rows, self._inputs, runs).view(x.shape)
+        y: Tensor = self.base(x)
+        if runs:
+            rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             if self._low_rank_slots:
-                add_low_rank(out, x.reshape(-1, x.shape[-1]), self._low_rank, segments)
+                add_low_rank(out, rows, self._low_rank, segments)
+            if self._terms:
+                add_terms(out, rows, self._terms, runs)
             if self._output_scale_slots:
                 apply_output_scale(out, self._output_scale, segments)
+            if self._rotations:
+                y = transform_rows(out, self._rotations, runs).view(y.shape)
         return y
 
 
