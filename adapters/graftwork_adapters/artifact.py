@@ -17,7 +17,15 @@ from graftwork_adapters.peft_config import PeftConfig
 from graftwork_adapters.safetensors_header import TensorSpan, read_header
 from graftwork_adapters.strict_json import parse_object
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class Artifact:
     """What a PEFT folder holds. Tensors share one buffer, which lives as long as any of them."""
 
     config: PeftConfig
-    tensors: Mapping[str, Tensor]  # by the name in the file; float32, float16 or bfloat16, finite
+    tensors: Mapping[str, Tensor]  # by the name in the file, of any dtype in _DTYPES, finite
     metadata: Mapping[str, str]  # of the safetensors file
     digest: str  # "sha256:..."
     size_bytes: int
@@ -74,6 +82,8 @@ def _read_exactly(file: BufferedReader, num_bytes: int) -> bytearray:
 
 def _tensor(data: bytearray, span: TensorSpan) -> Tensor:
     dtype = _DTYPES[span.dtype]
+    if span.start == span.stop:
+        return torch.empty(span.shape, dtype=dtype)
     num_elements = (span.stop - span.start) // dtype.itemsize
     flat = torch.frombuffer(data, dtype=dtype, count=num_elements, offset=span.start)
     if span.start % dtype.itemsize:

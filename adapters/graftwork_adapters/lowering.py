@@ -30,6 +30,7 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
     artifact.config.check_fields(
         consumed=method.consumed, inert=method.inert, required=method.required
     )
+    method.check_tensors(artifact.tensors)
     lowered = method.lower(LoweringInput(artifact.config, artifact.tensors, base, max_rank))
     _check_finite(lowered)
     if not has_effect(lowered):

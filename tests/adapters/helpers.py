@@ -2,13 +2,17 @@
 
 import contextlib
 import copy
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from graftwork_adapters.canonical import LinearModule, ModuleAdapter
-from graftwork_adapters.folder import WEIGHTS_FILE
+from graftwork_adapters.artifact import read_artifact
+from graftwork_adapters.canonical import LinearModule, LoweredAdapter, ModuleAdapter
+from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.lowering import lower
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -99,7 +103,10 @@ def make_peft(
         model = randomize(get_peft_model(copy.deepcopy(base), config))
         model.save_pretrained(folder)
     path = folder / WEIGHTS_FILE
-    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    tensors = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
     save_file(tensors, path, metadata={"format": "pt"})
     return model
 
@@ -135,6 +142,12 @@ def save_lora(folder: Path, base: nn.Module, **fields: object) -> Path:
     return folder
 
 
+def edit_config(folder: Path, **changes: object) -> None:
+    """Changes fields of a folder's adapter_config.json."""
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Tensor) -> Tensor:
     """y of one module with its adapter, computed as canonical.py defines it. x: (rows, in)."""
     weight = base.weight(name)
@@ -149,3 +162,21 @@ def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Ten
     if adapter.bias_delta is not None:
         bias = bias + adapter.bias_delta.delta
     return y + bias
+
+
+def lowered_from(folder: Path, base: nn.Module, *, max_rank: int = 64) -> LoweredAdapter:
+    return lower(read_artifact(folder, AdapterLimits()), DescribedModel(base), max_rank=max_rank)
+
+
+def check_parity(model: PeftModel, base: nn.Module, adapter: LoweredAdapter) -> None:
+    """Every linear module of the base computes what PEFT's module of that name computes."""
+    described = DescribedModel(base)
+    peft_modules = dict(model.base_model.model.named_modules())
+    assert adapter.modules.keys() <= described.linear_modules.keys()
+    for name, module in described.linear_modules.items():
+        x = torch.randn(3, module.in_features)
+        with torch.no_grad():
+            expected = peft_modules[name](x)
+        torch.testing.assert_close(
+            apply(adapter.modules.get(name), described, name, x), expected, atol=2e-5, rtol=1e-4
+        )
