@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.canonical import LinearModule, LoweredAdapter, ModuleAdapter
+from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.lowering import lower
@@ -61,16 +62,13 @@ class DescribedModel:
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
         }
-        self.digest = digest
-        self.hidden_size: int = model.config.hidden_size
-        self.context_length = CONTEXT_LENGTH
-
-    @property
-    def linear_modules(self) -> Mapping[str, LinearModule]:
-        return {
+        self.linear_modules: Mapping[str, LinearModule] = {
             name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
             for name, module in self._modules.items()
         }
+        self.digest = digest
+        self.hidden_size: int = model.config.hidden_size
+        self.context_length = CONTEXT_LENGTH
 
     def weight(self, name: str) -> Tensor:
         module = self._modules[name]
@@ -157,6 +155,8 @@ def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Ten
         return y + bias
     if adapter.low_rank is not None:
         y = y + (x @ adapter.low_rank.a.float().T) @ adapter.low_rank.b.float().T
+    if isinstance(adapter.added_term, DenseDelta):
+        y = y + x @ adapter.added_term.delta.T
     if adapter.output_scale is not None:
         y = y * adapter.output_scale.scale
     if adapter.bias_delta is not None:

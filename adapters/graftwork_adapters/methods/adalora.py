@@ -40,15 +40,15 @@ def lower(source: LoweringInput) -> LoweredAdapter:
             f"adapter_config.json: rank_pattern speaks of {unknown[0][:200]}, which the file "
             "does not adapt"
         )
-    pairs: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank] = {}
     for name, parts in file.modules.items():
         rank = kept.get(name, init_rank)
         _check(name, parts, rank, source.base.linear_modules[name])
         source.check_rank(rank, name)
         if rank:
             scaling = alpha if alpha > 0 else rank
-            pairs[name] = _fold(parts, scaling / (init_rank + _EPSILON))
-    return file.with_low_rank(pairs)
+            deltas[name] = _fold(parts, scaling / (init_rank + _EPSILON))
+    return file.with_deltas(deltas)
 
 
 def _kept_ranks(config: PeftConfig, init_rank: int) -> Mapping[str, int]:

@@ -34,7 +34,7 @@ def lower(source: LoweringInput) -> LoweredAdapter:
     rank_pattern = PatternTable(config.numbers_by_pattern("rank_pattern"), matcher)
     parts_of_file = (_A, _B, _LAMBDA, _W_NORM)
     file = read_weight_file(source, targets, parts_of_file, bias=config.string("bias"))
-    pairs: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank] = {}
     for name, parts in file.modules.items():
         module = source.base.linear_modules[name]
         rank = whole_rank(rank_pattern.get(name, default_rank), name)
@@ -48,8 +48,8 @@ def lower(source: LoweringInput) -> LoweredAdapter:
         }
         check_parts(name, parts, shapes)
         source.check_rank(rank, name)
-        pairs[name] = _fold(parts)
-    return file.with_low_rank(pairs)
+        deltas[name] = _fold(parts)
+    return file.with_deltas(deltas)
 
 
 def _fold(parts: Parts) -> LowRank:

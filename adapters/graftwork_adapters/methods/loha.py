@@ -11,8 +11,8 @@ dimension, the change itself is the smaller form.
 from torch import Tensor
 
 from graftwork_adapters.canonical import LinearModule, LoweredAdapter, LowRank
+from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.methods.base import LoweringInput, Method
-from graftwork_adapters.methods.exact_pair import exact_pair
 from graftwork_adapters.methods.weight_file import (
     TARGET_FIELDS,
     Parts,
@@ -37,14 +37,18 @@ def lower(source: LoweringInput) -> LoweredAdapter:
     rank_pattern = PatternTable(config.numbers_by_pattern("rank_pattern"), matcher)
     alpha_pattern = PatternTable(config.numbers_by_pattern("alpha_pattern"), matcher)
     file = read_weight_file(source, targets, (_W1_A, _W1_B, _W2_A, _W2_B))
-    pairs: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank | DenseDelta] = {}
     for name, parts in file.modules.items():
         module = source.base.linear_modules[name]
         rank = whole_rank(rank_pattern.get(name, default_rank), name)
         _check(name, parts, rank, module)
-        source.check_rank(min(rank**2, module.in_features, module.out_features), name)
-        pairs[name] = _fold(parts, alpha_pattern.get(name, default_alpha) / rank)
-    return file.with_low_rank(pairs)
+        scaling = alpha_pattern.get(name, default_alpha) / rank
+        if rank**2 > min(module.in_features, module.out_features):
+            deltas[name] = _dense(parts, scaling)
+        else:
+            source.check_rank(rank**2, name)
+            deltas[name] = _pair(parts, scaling)
+    return file.with_deltas(deltas)
 
 
 def _check(name: str, parts: Parts, rank: int, module: LinearModule) -> None:
@@ -54,13 +58,15 @@ def _check(name: str, parts: Parts, rank: int, module: LinearModule) -> None:
     check_parts(name, parts, {_W1_A: left, _W1_B: right, _W2_A: left, _W2_B: right})
 
 
-def _fold(parts: Parts, scaling: float) -> LowRank:
-    left1, left2 = parts[_W1_A].float() * scaling, parts[_W2_A].float()  # (out_features, rank)
-    right1, right2 = parts[_W1_B].float(), parts[_W2_B].float()  # (rank, in_features)
-    rank = left1.shape[1]
-    if rank**2 > min(left1.shape[0], right1.shape[1]):
-        return exact_pair((left1 @ right1) * (left2 @ right2))
-    return LowRank(_khatri_rao(right1.T, right2.T).T.contiguous(), _khatri_rao(left1, left2))
+def _pair(parts: Parts, scaling: float) -> LowRank:
+    a = _khatri_rao(parts[_W1_B].float().T, parts[_W2_B].float().T)  # (in_features, rank²)
+    b = _khatri_rao(parts[_W1_A].float() * scaling, parts[_W2_A].float())  # (out_features, rank²)
+    return LowRank(a.T.contiguous(), b)
+
+
+def _dense(parts: Parts, scaling: float) -> DenseDelta:
+    first = parts[_W1_A].float() @ parts[_W1_B].float()  # (out_features, in_features)
+    return DenseDelta(first * (parts[_W2_A].float() @ parts[_W2_B].float()) * scaling)
 
 
 def _khatri_rao(left: Tensor, right: Tensor) -> Tensor:

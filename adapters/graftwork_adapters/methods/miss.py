@@ -5,16 +5,16 @@ the input and B is M transposed. Keys in a file: "base_model.model." + module + 
 is (r, out), for "mini" (r, mini_r), tiled along the output, and for "bat" (out / r, r, r).
 
 "bat" multiplies with the weight too: the shard W_oi of the weight becomes W_oi + W_oi M_o + M_o,
-which no pair of lower rank holds.
+which only a dense change holds.
 """
 
 import torch
 from torch import Tensor
 
 from graftwork_adapters.canonical import LinearModule, LoweredAdapter, LowRank
+from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.errors import InvalidArtifact, UnsupportedField
 from graftwork_adapters.methods.base import LoweringInput, Method
-from graftwork_adapters.methods.exact_pair import exact_pair
 from graftwork_adapters.methods.weight_file import (
     TARGET_FIELDS,
     check_parts,
@@ -36,7 +36,7 @@ def lower(source: LoweringInput) -> LoweredAdapter:
     file = read_weight_file(
         source, read_targets(config, Matcher()), (_BLOCK,), bias=config.string("bias")
     )
-    pairs: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank | DenseDelta] = {}
     for name, parts in file.modules.items():
         module = source.base.linear_modules[name]
         if rank > module.in_features:
@@ -44,16 +44,15 @@ def lower(source: LoweringInput) -> LoweredAdapter:
         if variant == "bat":
             _check_divides(rank, module, name)
             check_parts(name, parts, {_BLOCK: (module.out_features // rank, rank, rank)})
-            source.check_rank(min(module.in_features, module.out_features), name)
-            pairs[name] = exact_pair(_bat_delta(parts[_BLOCK].float(), source.base.weight(name)))
+            deltas[name] = _bat_delta(parts[_BLOCK].float(), source.base.weight(name))
         else:
             width = module.out_features if mini_rank is None else mini_rank
             if module.out_features % width:
                 raise InvalidArtifact(f"mini_r, {width}, does not divide the outputs of {name}")
             check_parts(name, parts, {_BLOCK: (rank, width)})
             source.check_rank(rank, name)
-            pairs[name] = _pair(parts[_BLOCK], module)
-    return file.with_low_rank(pairs)
+            deltas[name] = _pair(parts[_BLOCK], module)
+    return file.with_deltas(deltas)
 
 
 def _check_divides(rank: int, module: LinearModule, name: str) -> None:
@@ -71,12 +70,12 @@ def _pair(block: Tensor, module: LinearModule) -> LowRank:
     return LowRank(a, b)
 
 
-def _bat_delta(block: Tensor, weight: Tensor) -> Tensor:
-    """block: (out / r, r, r), weight: (out, in) float32; returns (out, in)."""
+def _bat_delta(block: Tensor, weight: Tensor) -> DenseDelta:
+    """block: (out / r, r, r), weight: (out, in) float32."""
     shards_out, rank, _ = block.shape
     shards = weight.reshape(shards_out, rank, -1, rank)
     product = torch.einsum("oaib,obc->oaic", shards, block) + block.unsqueeze(2)
-    return product.reshape(weight.shape)
+    return DenseDelta(product.reshape(weight.shape).contiguous())
 
 
 METHOD = Method(

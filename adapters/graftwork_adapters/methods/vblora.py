@@ -52,17 +52,19 @@ def lower(source: LoweringInput) -> LoweredAdapter:
         bias=config.string("bias"),
         tensors={key: tensor for key, tensor in source.tensors.items() if key != _BANK},
     )
-    pairs: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank] = {}
     for name, parts in file.modules.items():
         tiles = _tiles(name, source.base.linear_modules[name], rank, vector_length)
         depths = {_INDICES: topk, _WEIGHTS: topk - 1, "": num_vectors}
         shapes = {p + kind: (*tiles[p], depths[kind]) for p in (_A, _B) for kind in kinds}
         check_parts(name, parts, shapes)
         source.check_rank(rank, name)
-        a = _mixture(name, parts, _A, topk, bank.float())  # (rank, in tiles, vector_length)
-        b = _mixture(name, parts, _B, topk, bank.float())  # (out tiles, rank, vector_length)
-        pairs[name] = LowRank(a.reshape(rank, -1), b.transpose(1, 2).reshape(-1, rank).contiguous())
-    return file.with_low_rank(pairs)
+        a = _mixture(name, parts, _A, topk, bank.float())  # (rank, tiles, vector_length)
+        b = _mixture(name, parts, _B, topk, bank.float())  # (tiles, rank, vector_length)
+        deltas[name] = LowRank(
+            a.reshape(rank, -1), b.transpose(1, 2).reshape(-1, rank).contiguous()
+        )
+    return file.with_deltas(deltas)
 
 
 def _tiles(

@@ -20,6 +20,7 @@ from graftwork_adapters.canonical import (
     LowRank,
     ModuleAdapter,
 )
+from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.errors import InvalidArtifact, UnsupportedField, WrongBase
 from graftwork_adapters.methods.base import LoweringInput
 from graftwork_adapters.patterns import Matcher, Targets
@@ -51,15 +52,17 @@ class WeightFile:
     modules: Mapping[str, Parts]
     biases: Mapping[str, BiasDelta]
 
-    def with_low_rank(self, pairs: Mapping[str, LowRank]) -> LoweredAdapter:
-        """The adapter that has these pairs, and the file's biases."""
-        names = sorted(pairs.keys() | self.biases.keys())
-        return LoweredAdapter(
-            {
-                name: ModuleAdapter(low_rank=pairs.get(name), bias_delta=self.biases.get(name))
-                for name in names
-            }
-        )
+    def with_deltas(self, deltas: Mapping[str, LowRank | DenseDelta]) -> LoweredAdapter:
+        """The adapter that adds these to the modules' weights, and has the file's biases."""
+        modules: dict[str, ModuleAdapter] = {}
+        for name in sorted(deltas.keys() | self.biases.keys()):
+            delta = deltas.get(name)
+            modules[name] = ModuleAdapter(
+                low_rank=delta if isinstance(delta, LowRank) else None,
+                bias_delta=self.biases.get(name),
+                added_term=delta if isinstance(delta, DenseDelta) else None,
+            )
+        return LoweredAdapter(modules)
 
 
 def read_targets(config: PeftConfig, matcher: Matcher) -> Targets:
