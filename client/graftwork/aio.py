@@ -134,10 +134,12 @@ class AsyncClient:
         completions: Sequence[str | Sequence[int]],
         *,
         adapter: str = "",
+        adapters: Mapping[str, float] | None = None,
+        adapter_scale: float | None = None,
         timeout: float | None = None,
     ) -> ScoreResult:
-        """The log-probabilities of each completion after the prompt."""
-        request = requests.score_request(prompt, completions, adapter)
+        """The log-probabilities of each completion after the prompt; adapters as for `generate`."""
+        request = requests.score_request(prompt, completions, adapter, adapters, adapter_scale)
         return responses.score_result(await self._calls.unary(self._stub.Score, request, timeout))
 
     async def tokenize(self, prompt: Prompt, *, timeout: float | None = None) -> Tokenization:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -12,10 +11,8 @@ from typing import TypeVar
 import grpc
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
-from graftwork_adapters.records import VersionRecord
-from graftwork_adapters.registry import Registry
-from graftwork_adapters.selector import parse_selector
 
+from graftwork_server.adapter_choice import AdapterChooser, ServingAdapter
 from graftwork_server.base_model import BaseModel
 from graftwork_server.calls import (
     GenerateCall,
@@ -47,7 +44,7 @@ class GenerationParts:
     """What the service is made of."""
 
     base: BaseModel
-    registry: Registry
+    adapters: AdapterChooser
     dispatcher: Dispatcher
     validator: RequestValidator
     prompts: PromptBuilder
@@ -118,34 +115,35 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 yield response
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        call = self._parts.validator.score(request)
-        self._parts.dispatcher.check_capacity(len(call.completions))
-        async with self._version(call.adapter) as version:
+        parts = self._parts
+        call = parts.validator.score(request)
+        parts.dispatcher.check_capacity(len(call.completions))
+        with parts.adapters.holding(call.adapters) as adapter:
             prompt, completions = await self._in_background(lambda: self._score_tokens(call))
-            num_virtual = version.num_virtual_tokens if version else 0
             lengths = [len(completion) for completion in completions]
-            check_score_length(call, len(prompt), lengths, num_virtual, self._parts.limits)
+            num_virtual = adapter.num_virtual_tokens
+            check_score_length(call, len(prompt), lengths, num_virtual, parts.limits)
             sequences = [
                 self._sequence(
-                    version,
+                    adapter,
                     (*prompt, *completion),
                     SamplingParams(seed=0, prompt_logprobs=0),
                     deadline=_deadline(context),
                 )
                 for completion in completions
             ]
-            stream = self._parts.dispatcher.submit(sequences)
+            stream = parts.dispatcher.submit(sequences)
             with contextlib.closing(stream):
                 order = [sequence.sequence_id for sequence in sequences]
                 logprobs = await collect_scores(stream, order)
         response = pb.ScoreResponse(
-            served_by=self._served_by(version),
+            served_by=adapter.served_by(parts.base.digest),
             usage=pb.Usage(prompt_tokens=len(prompt) * len(completions) + sum(lengths)),
         )
         for length, of_completion in zip(lengths, logprobs, strict=True):
             scored = of_completion[-length:]
             response.scores.add(
-                logprobs=[to_proto(logprob, self._parts.detokenizer) for logprob in scored],
+                logprobs=[to_proto(logprob, parts.detokenizer) for logprob in scored],
                 total_logprob=sum(logprob.logprob or 0.0 for logprob in scored),
             )
         return response
@@ -188,14 +186,14 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         timer = RequestTimer(parts.metrics)
         call = parts.validator.generate(request)
         parts.dispatcher.check_capacity(call.n)
-        async with self._version(call.adapter, call.episode_id) as version:
+        with parts.adapters.holding(call.adapters, call.episode_id) as adapter:
             prompt = await self._in_background(lambda: parts.prompts.build(call.prompt).token_ids)
             constraints = await self._constraints(call)
-            num_virtual = version.num_virtual_tokens if version else 0
+            num_virtual = adapter.num_virtual_tokens
             max_tokens = tokens_to_generate(call, len(prompt), num_virtual, parts.limits)
             sequences = [
                 self._sequence(
-                    version,
+                    adapter,
                     prompt,
                     call.sampling_of_choice(index),
                     max_tokens=max_tokens,
@@ -207,7 +205,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 )
                 for index in range(call.n)
             ]
-            timer.begin(version.adapter if version else "", len(prompt))
+            timer.begin(adapter.name, len(prompt))
             choices = {
                 sequence.sequence_id: ChoiceOutput(
                     index, parts.ids.new(), parts.detokenizer, call.stop, timer
@@ -215,7 +213,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 for index, sequence in enumerate(sequences)
             }
             header = pb.StreamGenerateResponse(
-                served_by=self._served_by(version),
+                served_by=adapter.served_by(parts.base.digest),
                 group_id=parts.ids.new(),
                 seed=call.sampling.seed,
             )
@@ -227,22 +225,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                     stream.prompt_logprobs.append(TokenLogprob(prompt[0], None))
                 yield RunningGeneration(stream, header, len(prompt), num_virtual)
 
-    @contextlib.asynccontextmanager
-    async def _version(
-        self, selector_text: str, episode_id: str = ""
-    ) -> AsyncIterator[VersionRecord | None]:
-        """The version that serves, pinned while inside; None for the base."""
-        selector = parse_selector(selector_text)
-        if selector.is_base:
-            yield None
-            return
-        draw = random.random()  # noqa: S311 - splits traffic
-        with self._parts.registry.resolve(selector, sticky_key=episode_id, draw=draw) as lease:
-            yield lease.version
-
     def _sequence(
         self,
-        version: VersionRecord | None,
+        adapter: ServingAdapter,
         prompt: tuple[int, ...],
         sampling: SamplingParams,
         *,
@@ -253,13 +238,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         priority: int = 0,
         constraint: Constraint | None = None,
     ) -> Sequence:
-        num_virtual = version.num_virtual_tokens if version else 0
+        num_virtual = adapter.num_virtual_tokens
         return Sequence(
             sequence_id=self._parts.dispatcher.new_sequence_id(),
             prompt_token_ids=(*range(-1, -num_virtual - 1, -1), *prompt),
             sampling=sampling,
             max_tokens=max_tokens,
-            adapter_digest=version.digest if version else "",
+            adapter_digest=adapter.digest,
             priority=priority,
             min_tokens=min_tokens,
             stop_token_ids=stop_token_ids,
@@ -284,14 +269,6 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             for index, completion in enumerate(call.completions)
         ]
         return prompts.build(call.prompt).token_ids, completions
-
-    def _served_by(self, version: VersionRecord | None) -> pb.ServedBy:
-        served_by = pb.ServedBy(base_digest=self._parts.base.digest)
-        if version is not None:
-            served_by.adapter = version.adapter
-            served_by.version = version.version
-            served_by.digest = version.digest
-        return served_by
 
     async def _in_background(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)
