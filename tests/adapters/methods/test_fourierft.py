@@ -21,7 +21,9 @@ from tests.adapters.methods.parity import (
 def test_fourierft_equals_peft(base_name: str, data: st.DataObject) -> None:
     config = FourierFTConfig(
         n_frequency=data.draw(st.integers(1, 128)),
-        n_frequency_pattern=data.draw(patterns(base_name, st.integers(1, 128))),
+        n_frequency_pattern=data.draw(
+            patterns(base_name, st.integers(1, 128)).filter(lambda found: len(found) < 2)
+        ),
         scaling=data.draw(st.sampled_from([1.0, 150.0])),
         random_loc_seed=data.draw(st.sampled_from([0, 777])),
         bias=data.draw(st.sampled_from(["none", "fourierft_only"])),
