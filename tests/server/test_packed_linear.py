@@ -16,13 +16,8 @@ from graftwork_adapters.canonical_linear import (
     SpectralDelta,
 )
 from graftwork_adapters.shared_tensors import share
-from graftwork_server.packed_linear import (
-    PackedPairRotation,
-    add_terms,
-    pack_input,
-    pack_term,
-    transform_rows,
-)
+from graftwork_server.packed_terms import add_terms, pack_term
+from graftwork_server.packed_transforms import PackedPairRotation, pack_input, transform_rows
 
 from tests.adapters.expand import delta, input_matrix, transform_output
 
@@ -121,6 +116,25 @@ def test_a_pair_rotation_equals_its_definition():
     y = torch.randn(3, 24)
     found = PackedPairRotation.pack(rotation, CPU).apply(y)
     torch.testing.assert_close(found, transform_output(rotation, y))
+
+
+@pytest.mark.parametrize("runs", [[(1, 0, 2), (2, 2, 3)], [(2, 0, 1), (3, 1, 2), (1, 3, 6)]])
+def test_rotations_and_scales_of_several_slots(runs):
+    rotations = {s: PairRotation(torch.randn(12), torch.randn(12), 2 * s) for s in (1, 2, 3)}
+    rotations[4] = PairRotation(torch.randn(12), torch.randn(12), 2)
+    scales = {slot: InputScale(torch.randn(12)) for slot in (1, 2, 3)}
+    y = torch.randn(8, 12)
+    rotated, scaled = y.clone(), y.clone()
+    runs = [*runs, (4, 6, 7), (5, 7, 8)]
+    for slot, start, stop in runs:
+        if slot in rotations:
+            rotated[start:stop] = transform_output(rotations[slot], y[start:stop])
+        if slot in scales:
+            scaled[start:stop] = y[start:stop] * scales[slot].scale
+    packed = {slot: PackedPairRotation.pack(r, CPU) for slot, r in rotations.items()}
+    torch.testing.assert_close(transform_rows(y, packed, runs), rotated)
+    packed = {slot: pack_input(scale, CPU) for slot, scale in scales.items()}
+    torch.testing.assert_close(transform_rows(y, packed, runs), scaled)
 
 
 def test_only_the_rows_of_a_slot_are_transformed_and_the_input_is_left_alone():
