@@ -16,13 +16,8 @@ from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_adapter import PackedAdapter, PackedModule
-from graftwork_server.packed_linear import (
-    PackedInput,
-    PackedPairRotation,
-    PackedTerm,
-    add_terms,
-    transform_rows,
-)
+from graftwork_server.packed_terms import PackedTerm, add_terms
+from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, transform_rows
 
 NO_SEGMENTS = Segments.from_lengths([])
 

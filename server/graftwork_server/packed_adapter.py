@@ -10,13 +10,8 @@ from torch import Tensor
 
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import PackedLowRank
-from graftwork_server.packed_linear import (
-    PackedInput,
-    PackedPairRotation,
-    PackedTerm,
-    pack_input,
-    pack_term,
-)
+from graftwork_server.packed_terms import PackedTerm, pack_term
+from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, pack_input
 
 
 @dataclass(frozen=True, slots=True)

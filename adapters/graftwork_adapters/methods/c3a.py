@@ -54,5 +54,4 @@ METHOD = Method(
     consumed=TARGET_FIELDS | {"bias", "block_size", "block_size_pattern"},
     lower=lower,
     inert={"init_weights": "how training started"},
-    required={"modules_to_save": (None, [])},
 )

@@ -74,5 +74,4 @@ METHOD = Method(
     consumed=TARGET_FIELDS | {"apply_GS", "bias", "r"},
     lower=lower,
     inert={"init_weights": "how training started"},
-    required={"modules_to_save": (None, [])},
 )

@@ -65,5 +65,4 @@ METHOD = Method(
         "fan_in_fan_out": "how the base stores its weight, which PEFT sets right by itself",
         "init_ia3_weights": "how training started",
     },
-    required={"modules_to_save": (None, [])},
 )

@@ -123,5 +123,4 @@ METHOD = Method(
         "rank_dropout_scale": "training only",
         "use_effective_conv2d": "convolutions only",
     },
-    required={"modules_to_save": (None, [])},
 )

@@ -142,5 +142,4 @@ METHOD = Method(
         "init_weights": "how training started",
         "randlora_dropout": "training only",
     },
-    required={"modules_to_save": (None, [])},
 )

@@ -73,5 +73,4 @@ METHOD = Method(
     consumed=TARGET_FIELDS | {"group_size", "variant"},
     lower=lower,
     inert={"init_weights": "how training started"},
-    required={"modules_to_save": (None, [])},
 )

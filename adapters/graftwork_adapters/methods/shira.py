@@ -69,6 +69,5 @@ METHOD = Method(
         "mask_type": "how the places were chosen; the file holds them",
         "random_seed": "how the places were chosen; the file holds them",
     },
-    required={"modules_to_save": (None, [])},
     integer_parts=(f".{_INDICES}",),
 )

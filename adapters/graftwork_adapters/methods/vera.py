@@ -85,5 +85,4 @@ METHOD = Method(
         "init_weights": "how training started",
         "vera_dropout": "training only",
     },
-    required={"modules_to_save": (None, [])},
 )

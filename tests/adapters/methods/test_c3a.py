@@ -22,7 +22,9 @@ def test_c3a_equals_peft(base_name: str, data: st.DataObject) -> None:
     sizes = st.sampled_from([1, 2, 4, 8])
     config = C3AConfig(
         block_size=data.draw(sizes),
-        block_size_pattern=data.draw(patterns(base_name, sizes)),
+        block_size_pattern=data.draw(
+            patterns(base_name, sizes).filter(lambda found: len(found) < 2)
+        ),
         bias=data.draw(st.sampled_from(["none", "c3a_only"])),
         **data.draw(target_fields(base_name)),
     )

@@ -21,7 +21,9 @@ from tests.adapters.methods.parity import (
 def test_fourierft_equals_peft(base_name: str, data: st.DataObject) -> None:
     config = FourierFTConfig(
         n_frequency=data.draw(st.integers(1, 128)),
-        n_frequency_pattern=data.draw(patterns(base_name, st.integers(1, 128))),
+        n_frequency_pattern=data.draw(
+            patterns(base_name, st.integers(1, 128)).filter(lambda found: len(found) < 2)
+        ),
         scaling=data.draw(st.sampled_from([1.0, 150.0])),
         random_loc_seed=data.draw(st.sampled_from([0, 777])),
         bias=data.draw(st.sampled_from(["none", "fourierft_only"])),
@@ -37,7 +39,7 @@ def test_fourierft_equals_peft(base_name: str, data: st.DataObject) -> None:
         ({"n_frequency": 11}, WrongBase, "fourierft_spectrum"),
         ({"n_frequency": 10**6}, InvalidArtifact, "do not fit"),
         ({"random_loc_seed": None}, InvalidArtifact, "random_loc_seed"),
-        ({"random_loc_seed": 2**70}, InvalidArtifact, "random_loc_seed"),
+        ({"random_loc_seed": -1}, InvalidArtifact, "random_loc_seed"),
     ],
 )
 def test_a_config_that_the_tensors_contradict_is_refused(changes, error, match, tmp_path):

@@ -57,3 +57,11 @@ def test_parts_that_the_config_does_not_ask_for_are_refused(tmp_path):
     edit_config(tmp_path, r=4, decompose_factor=0)
     with pytest.raises(InvalidArtifact, match="decompose_factor"):
         lowered_from(tmp_path, BASES["llama"])
+
+
+def test_an_integer_past_every_float_is_refused(tmp_path):
+    make_peft(BASES["llama"], LoKrConfig(r=8, target_modules=["q_proj"]), tmp_path)
+    for field in ("r", "alpha"):
+        edit_config(tmp_path, **{"r": 8, "alpha": 8, field: 10**400})
+        with pytest.raises(InvalidArtifact, match="64 bits"):
+            lowered_from(tmp_path, BASES["llama"])

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.adapters.helpers import edit_config, lowered_from, make_peft
 from tests.adapters.methods.parity import BASES, check_equals_peft, dtypes, few_examples, targets
 
+# PEFT's own forward remarks on sparse tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 INDICES = "base_model.model.model.layers.0.self_attn.q_proj.shira_indices"
 
 

@@ -1,22 +1,18 @@
-"""The primitives of canonical_linear.py as a step computes them: prepared once, off the engine's
-thread, then a few torch operations for each run of rows. All compute in float32, on any device.
+"""What adapters add to the output of a linear module beyond the low-rank pair, as a step computes
+it: prepared once, off the engine's thread, then a few torch operations for each run of rows, in
+float32.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from graftwork_adapters.canonical_linear import (
     AddedTerm,
-    BlockRotation,
-    BlockRotations,
     Circulant,
     DenseDelta,
-    InputScale,
-    InputTransform,
     Kronecker,
-    PairRotation,
     SharedBases,
     SharedLowRank,
     SparseDelta,
@@ -25,59 +21,7 @@ from graftwork_adapters.canonical_linear import (
 from graftwork_adapters.shared_tensors import SharedTensors
 from torch import Tensor
 
-Runs = Iterable[tuple[int, int, int]]  # (slot, start, stop) over rows
-
-
-@dataclass(frozen=True, slots=True)
-class PackedScale:
-    """Scales features: of an input or of a whole output."""
-
-    scale: Tensor
-
-    def tensors(self) -> list[Tensor]:
-        return [self.scale]
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBlockRotations:
-    """Each: matrices (num_blocks or 1, size, size), and the order and its inverse, if any."""
-
-    rotations: tuple[tuple[Tensor, Tensor | None, Tensor | None], ...]
-
-    @classmethod
-    def pack(cls, rotations: BlockRotations, device: torch.device) -> "PackedBlockRotations":
-        def packed(rotation: BlockRotation) -> tuple[Tensor, Tensor | None, Tensor | None]:
-            matrices = rotation.matrices.to(device)
-            if rotation.order is None:
-                return matrices, None, None
-            return matrices, rotation.order.to(device), rotation.order.argsort().to(device)
-
-        return cls(tuple(packed(rotation) for rotation in rotations.rotations))
-
-    def tensors(self) -> list[Tensor]:
-        return [tensor for parts in self.rotations for tensor in parts if tensor is not None]
-
-    def apply(self, x: Tensor) -> Tensor:
-        """(rows, in_features) to the same."""
-        x = x.float()
-        for matrices, order, inverse in self.rotations:
-            if order is not None:
-                x = x[:, order]
-            x = _rotate_blocks(x, matrices)
-            if inverse is not None:
-                x = x[:, inverse]
-        return x
-
-
-def _rotate_blocks(x: Tensor, matrices: Tensor) -> Tensor:
-    num_blocks, size, _ = matrices.shape
-    if num_blocks == 1:
-        return (x.reshape(-1, size) @ matrices[0]).view(x.shape)
-    blocks = x.reshape(-1, num_blocks, size).transpose(0, 1)
-    return torch.bmm(blocks, matrices).transpose(0, 1).reshape(x.shape)
+from graftwork_server.spans import Runs, Span, by_row, gather, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,38 +202,6 @@ PackedTerm = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PackedPairRotation:
-    cosine: Tensor
-    sine: Tensor  # negated in the first half of each group
-    half: int
-
-    @classmethod
-    def pack(cls, rotation: PairRotation, device: torch.device) -> "PackedPairRotation":
-        half = rotation.group_size // 2
-        sine = rotation.sine.view(-1, 2, half) * torch.tensor([[-1.0], [1.0]])
-        return cls(rotation.cosine.to(device), sine.reshape(-1).to(device), half)
-
-    def tensors(self) -> list[Tensor]:
-        return [self.cosine, self.sine]
-
-    def apply(self, y: Tensor) -> Tensor:
-        """(rows, out_features) to the same."""
-        swapped = y.reshape(y.shape[0], -1, 2, self.half).flip(2).view(y.shape)
-        return torch.addcmul(y * self.cosine, swapped, self.sine)
-
-
-PackedInput = PackedScale | PackedBlockRotations
-
-
-def pack_input(transform: InputTransform, device: torch.device) -> PackedInput:
-    match transform:
-        case InputScale():
-            return PackedScale(transform.scale.to(device))
-        case BlockRotations():
-            return PackedBlockRotations.pack(transform, device)
-
-
 def pack_term(term: AddedTerm, device: torch.device) -> PackedTerm:
     packed: PackedTerm
     match term:
@@ -320,46 +232,19 @@ def add_terms(y: Tensor, x: Tensor, terms: Mapping[int, PackedTerm], runs: Runs)
     Runs that share their projections go through them together.
     y: (rows, out_features), x: (rows, in_features)
     """
-    sharing: dict[SharedTensors, list[tuple[PackedSharedLowRank, int, int]]] = {}
+    sharing: dict[SharedTensors, list[tuple[PackedSharedLowRank, Span]]] = {}
     for slot, start, stop in runs:
         term = terms.get(slot)
         if term is None:
             continue
         if isinstance(term, PackedSharedLowRank):
-            sharing.setdefault(term.shared, []).append((term, start, stop))
+            sharing.setdefault(term.shared, []).append((term, (start, stop)))
         else:
             y[start:stop] += term.apply(x[start:stop])
     for shared, uses in sharing.items():
-        if len(uses) == 1:
-            term, start, stop = uses[0]
-            y[start:stop] += term.apply(x[start:stop])
-        else:
-            _add_sharing(y, x, shared, uses)
-
-
-def _add_sharing(
-    y: Tensor, x: Tensor, shared: SharedTensors, uses: list[tuple[PackedSharedLowRank, int, int]]
-) -> None:
-    rows = torch.cat([x[start:stop] for _, start, stop in uses])
-    a_scale = torch.cat([term.a_scale.expand(stop - start, -1) for term, start, stop in uses])
-    b_scale = torch.cat([term.b_scale.expand(stop - start, -1) for term, start, stop in uses])
-    added = _shared_low_rank(shared, rows, a_scale, b_scale)
-    row = 0
-    for _, start, stop in uses:
-        y[start:stop] += added[row : row + stop - start]
-        row += stop - start
-
-
-def transform_rows(
-    x: Tensor, transforms: "Mapping[int, PackedInput | PackedPairRotation]", runs: Runs
-) -> Tensor:
-    """x (rows, features) with the rows of slots that have a transform changed; x itself where no
-    run has one, else a copy."""
-    changed: Tensor | None = None
-    for slot, start, stop in runs:
-        transform = transforms.get(slot)
-        if transform is not None:
-            if changed is None:
-                changed = x.clone()
-            changed[start:stop] = transform.apply(x[start:stop])
-    return x if changed is None else changed
+        spans = [span for _, span in uses]
+        a_scale = by_row([term.a_scale for term, _ in uses], spans)
+        b_scale = by_row([term.b_scale for term, _ in uses], spans)
+        added = _shared_low_rank(shared, gather(x, spans), a_scale, b_scale)
+        for (start, stop), part in split(added, spans):
+            y[start:stop] += part
