@@ -78,6 +78,30 @@ class SharedLowRank:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedBases:
+    """`y += x D^T`, D of full rank, the sum of many scaled random products, as in RandLoRA.
+
+    With least and most the smaller and the larger of the module's dimensions, out of larger shared
+    tensors: A = a[:, :least] and B = b[:most, :num_bases], the latter as a matrix (most,
+    num_bases * rank). Each of A's rows comes once for each base: L, of shape (rank * num_bases,
+    least), is `row_scale[r, n] * A[r] * column_scale[n]` at row r * num_bases + n. D is B L where
+    the inputs are not more than the outputs, else its counterpart L^T B^T.
+    """
+
+    shared: SharedTensors  # a: (rank, at least least), b: (at least most, bases, rank)
+    row_scale: Tensor  # (rank, num_bases), with every scale folded in
+    column_scale: Tensor  # (num_bases, least)
+    out_features: int
+    in_features: int
+
+    def tensors(self) -> list[Tensor]:
+        return [self.shared.a, self.shared.b, self.row_scale, self.column_scale]
+
+    def has_effect(self) -> bool:
+        return bool((self.row_scale != 0).any()) and bool((self.column_scale != 0).any())
+
+
+@dataclass(frozen=True, slots=True)
 class Kronecker:
     """`y += x kron(left, right)^T`, with every scale folded into left."""
 
@@ -153,7 +177,9 @@ class DenseDelta:
         return bool((self.delta != 0).any())
 
 
-AddedTerm = SharedLowRank | Kronecker | Circulant | SparseDelta | SpectralDelta | DenseDelta
+AddedTerm = (
+    SharedLowRank | SharedBases | Kronecker | Circulant | SparseDelta | SpectralDelta | DenseDelta
+)
 
 # --- What the whole output becomes, with all biases in it.
 

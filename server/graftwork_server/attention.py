@@ -35,6 +35,33 @@ class AttentionStep:
     context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
 
 
+def attend(
+    step: AttentionStep,
+    layer: int,
+    query: Tensor,  # (num_tokens, num_heads, head_dim)
+    key: Tensor,  # (num_tokens, num_kv_heads, head_dim)
+    value: Tensor,  # the same
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Stores the step's keys and values, and attends; returns (num_tokens, num_heads, head_dim)."""
+    cache = step.caches[layer]
+    store_kv(key, value, cache.keys, cache.values, step.slot_mapping)
+    return paged_attention(
+        query,
+        cache.keys,
+        cache.values,
+        block_tables=step.block_tables,
+        query_start=step.query_start,
+        context_lens=step.context_lens,
+        scale=scale,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+
+
 def paged_attention_forward(
     module: nn.Module,
     query: Tensor,  # (1, num_heads, num_tokens, head_dim)
@@ -48,23 +75,13 @@ def paged_attention_forward(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    layer = cast("int", module.layer_idx)  # every attention module of transformers has one
-    cache = attention_step.caches[layer]
-    store_kv(
+    """What transformers' attention modules call; returns (1, num_tokens, num_heads, head_dim)."""
+    output = attend(
+        attention_step,
+        cast("int", module.layer_idx),  # every attention module of transformers has one
+        query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        attention_step.slot_mapping,
-    )
-    output = paged_attention(
-        query[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        block_tables=attention_step.block_tables,
-        query_start=attention_step.query_start,
-        context_lens=attention_step.context_lens,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=sliding_window,
         softcap=softcap,

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
+from graftwork_server.fusion import fuse_modules
 from graftwork_server.quantization import quantize_linear
 from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
@@ -186,6 +187,8 @@ def prepare_base_model(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantization != "none":
         quantize_modules(model, quantization, device)
+    if device.type == "cpu":
+        fuse_modules(model)
     model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
     return BaseModel(
         model,

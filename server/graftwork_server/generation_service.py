@@ -27,6 +27,7 @@ from graftwork_server.dispatcher import Dispatcher
 from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
+from graftwork_server.plan import TokenLogprob
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.request import Constraint, SamplingParams, Sequence
 from graftwork_server.request_timer import RequestTimer
@@ -224,6 +225,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             events = parts.dispatcher.submit(sequences)
             with contextlib.closing(events):
                 stream = GenerationStream(events, choices, parts.detokenizer)
+                if call.sampling.prompt_logprobs is not None and not num_virtual:
+                    stream.prompt_logprobs.append(TokenLogprob(prompt[0], None))
                 yield RunningGeneration(stream, header, len(prompt), num_virtual)
 
     def _sequence(

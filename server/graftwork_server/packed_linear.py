@@ -17,6 +17,7 @@ from graftwork_adapters.canonical_linear import (
     InputTransform,
     Kronecker,
     PairRotation,
+    SharedBases,
     SharedLowRank,
     SparseDelta,
     SpectralDelta,
@@ -97,6 +98,31 @@ def _shared_low_rank(shared: SharedTensors, x: Tensor, a_scale: Tensor, b_scale:
     a, b = shared.a[:, : x.shape[1]], shared.b[: b_scale.shape[-1]]
     added: Tensor = (((x.float() @ a.T) * a_scale) @ b.T) * b_scale
     return added
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSharedBases:
+    shared: SharedTensors  # on the module's device
+    row_scale: Tensor  # (rank, num_bases)
+    column_scale: Tensor  # (num_bases, least)
+    out_features: int
+    in_features: int
+
+    def tensors(self) -> list[Tensor]:
+        return [self.shared.a, self.shared.b, self.row_scale, self.column_scale]
+
+    def apply(self, x: Tensor) -> Tensor:
+        rank, num_bases = self.row_scale.shape
+        most = max(self.out_features, self.in_features)
+        a = self.shared.a[:, : self.column_scale.shape[1]]  # (rank, least)
+        b = self.shared.b[:most, :num_bases].flatten(1)  # (most, num_bases * rank)
+        x = x.float()
+        if self.in_features <= self.out_features:
+            hidden = (x.unsqueeze(1) * self.column_scale) @ a.T  # (rows, num_bases, rank)
+            hidden = (hidden.transpose(1, 2) * self.row_scale).reshape(x.shape[0], -1)
+            return hidden @ b.T
+        hidden = (x @ b).view(-1, rank, num_bases) * self.row_scale
+        return ((hidden.transpose(1, 2) @ a) * self.column_scale).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +249,7 @@ class PackedDense:
 
 PackedTerm = (
     PackedSharedLowRank
+    | PackedSharedBases
     | PackedKronecker
     | PackedCirculant
     | PackedSparse
@@ -264,21 +291,27 @@ def pack_input(transform: InputTransform, device: torch.device) -> PackedInput:
 
 
 def pack_term(term: AddedTerm, device: torch.device) -> PackedTerm:
+    packed: PackedTerm
     match term:
         case SharedLowRank():
-            a_scale, b_scale = term.a_scale.to(device), term.b_scale.to(device)
-            return PackedSharedLowRank(term.shared.to(device), a_scale, b_scale)
+            scales = term.a_scale.to(device), term.b_scale.to(device)
+            packed = PackedSharedLowRank(term.shared.to(device), *scales)
+        case SharedBases():
+            scales = term.row_scale.to(device), term.column_scale.to(device)
+            shape = term.out_features, term.in_features
+            packed = PackedSharedBases(term.shared.to(device), *scales, *shape)
         case Kronecker():
-            return PackedKronecker.pack(term, device)
+            packed = PackedKronecker.pack(term, device)
         case Circulant():
-            return PackedCirculant.pack(term, device)
+            packed = PackedCirculant.pack(term, device)
         case SparseDelta():
-            return PackedSparse.pack(term, device)
+            packed = PackedSparse.pack(term, device)
         case SpectralDelta():
-            indices = term.rows.to(device), term.columns.to(device)
-            return PackedSpectral(*indices, term.values.to(device), term.out_features)
+            places = term.rows.to(device), term.columns.to(device)
+            packed = PackedSpectral(*places, term.values.to(device), term.out_features)
         case DenseDelta():
-            return PackedDense(term.delta.to(device))
+            packed = PackedDense(term.delta.to(device))
+    return packed
 
 
 def add_terms(y: Tensor, x: Tensor, terms: Mapping[int, PackedTerm], runs: Runs) -> None:

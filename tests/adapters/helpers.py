@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.canonical import LinearModule, LoweredAdapter, ModuleAdapter
-from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.lowering import lower
@@ -19,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
+
+from tests.adapters.expand import delta, input_matrix, transform_output
 
 CONTEXT_LENGTH = 64
 
@@ -62,13 +63,16 @@ class DescribedModel:
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
         }
-        self.linear_modules: Mapping[str, LinearModule] = {
-            name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
-            for name, module in self._modules.items()
-        }
         self.digest = digest
         self.hidden_size: int = model.config.hidden_size
         self.context_length = CONTEXT_LENGTH
+
+    @property
+    def linear_modules(self) -> Mapping[str, LinearModule]:
+        return {
+            name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
+            for name, module in self._modules.items()
+        }
 
     def weight(self, name: str) -> Tensor:
         module = self._modules[name]
@@ -150,18 +154,23 @@ def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Ten
     """y of one module with its adapter, computed as canonical.py defines it. x: (rows, in)."""
     weight = base.weight(name)
     bias = base.bias(name) if base.linear_modules[name].has_bias else torch.zeros(len(weight))
-    y = x @ weight.T
     if adapter is None:
-        return y + bias
+        return x @ weight.T + bias
+    if adapter.input_transform is not None:
+        x = x @ input_matrix(adapter.input_transform, x.shape[1])
+    y = x @ weight.T
     if adapter.low_rank is not None:
         y = y + (x @ adapter.low_rank.a.float().T) @ adapter.low_rank.b.float().T
-    if isinstance(adapter.added_term, DenseDelta):
-        y = y + x @ adapter.added_term.delta.T
+    if adapter.added_term is not None:
+        y = y + x @ delta(adapter.added_term, *weight.shape).T
     if adapter.output_scale is not None:
         y = y * adapter.output_scale.scale
     if adapter.bias_delta is not None:
         bias = bias + adapter.bias_delta.delta
-    return y + bias
+    y = y + bias
+    if adapter.output_transform is not None:
+        y = transform_output(adapter.output_transform, y)
+    return y
 
 
 def lowered_from(folder: Path, base: nn.Module, *, max_rank: int = 64) -> LoweredAdapter:

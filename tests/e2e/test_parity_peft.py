@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from graftwork import Generation
 from graftwork_server.base_model import BaseModel
+from graftwork_server.default_model import default_model_path
 from graftwork_server.serve import load_base
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from graftwork import Generation
 from tests.support.peft_adapters import (
     alias,
     lora_config,
@@ -75,7 +76,10 @@ async def test_each_row_of_a_mixed_batch_equals_peft_alone(
     settings = server_settings(
         tmp_path,
         model={"quantization": quantization},
-        adapters={"roots": [str(f.parent) for f in adapter_folders.values() if f], "factor_dtype": "file"},
+        adapters={
+            "roots": [str(f.parent) for f in adapter_folders.values() if f],
+            "factor_dtype": "file",
+        },
     )
     base = load_base(settings)
     reference = reference_model(float_model, base)
@@ -153,8 +157,4 @@ def top_margin(logits: Tensor) -> float:
 
 
 def tokenize(text: str) -> list[int]:
-    from graftwork_server.default_model import default_model_path
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(default_model_path())
-    return list(tokenizer(text)["input_ids"])
+    return list(AutoTokenizer.from_pretrained(default_model_path())(text)["input_ids"])

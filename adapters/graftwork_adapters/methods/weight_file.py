@@ -7,7 +7,7 @@ of the base.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,15 @@ class WeightFile:
                 added_term=delta if isinstance(delta, DenseDelta) else None,
             )
         return LoweredAdapter(modules)
+
+    def with_biases(self, modules: Mapping[str, ModuleAdapter]) -> LoweredAdapter:
+        """The adapter that does this to the modules, and has the file's biases."""
+        return LoweredAdapter(
+            {
+                name: replace(modules.get(name, ModuleAdapter()), bias_delta=self.biases.get(name))
+                for name in sorted(modules.keys() | self.biases.keys())
+            }
+        )
 
 
 def read_targets(config: PeftConfig, matcher: Matcher) -> Targets:
