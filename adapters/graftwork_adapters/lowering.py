@@ -9,6 +9,7 @@ from graftwork_adapters.errors import (
     WrongBase,
     ZeroEffect,
 )
+from graftwork_adapters.folder import PROMPT_ONLY, WEIGHTS_FILE
 from graftwork_adapters.methods import find_methods
 from graftwork_adapters.methods.base import LoweringInput
 from graftwork_adapters.stamp import read_stamp
@@ -23,6 +24,9 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
     Raises UnsupportedMethod, UnsupportedField, InvalidArtifact, WrongBase, RankOverCap, ZeroEffect.
     """
     check_base(artifact, base)
+    if not artifact.has_weights:
+        _check_prompt_only(artifact)
+        return LoweredAdapter()
     methods = find_methods()
     method = methods.get(artifact.config.peft_type)
     if method is None:
@@ -45,12 +49,19 @@ def check_base(
     UnverifiedBase if they name none though `require_verified`."""
     stamp = read_stamp(artifact.config, artifact.metadata)
     if stamp is None:
-        if require_verified:
+        if require_verified and artifact.has_weights:  # a prompt fits any base
             raise UnverifiedBase
         return False
     if stamp != base.digest:
         raise WrongBase(f"trained on base {stamp[:80]}, but this server serves {base.digest}")
     return True
+
+
+def _check_prompt_only(artifact: Artifact) -> None:
+    peft_type = artifact.config.get("peft_type", None)
+    if peft_type not in (None, PROMPT_ONLY):
+        raise InvalidArtifact(f"{WEIGHTS_FILE} is missing, which {str(peft_type)[:80]} needs")
+    artifact.config.check_fields(consumed=(), inert={}, required={})
 
 
 def has_effect(adapter: LoweredAdapter) -> bool:

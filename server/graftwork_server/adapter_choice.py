@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graftwork.v1 import generation_service_pb2 as pb
-from graftwork_adapters.composition import Component
+from graftwork_adapters.composition import Component, composition_digest
 from graftwork_adapters.errors import CannotCompose
+from graftwork_adapters.folder import PROMPT_ONLY
 from graftwork_adapters.records import VersionRecord
 from graftwork_adapters.registry import Registry
 
@@ -20,7 +21,10 @@ class ServingAdapter:
     """The base where there are no components."""
 
     components: tuple[tuple[VersionRecord, float], ...]  # with their weights
-    digest: str  # of the version or the composition, "" for the base; keys slots and prefix cache
+    digest: str  # of the version or the composition, "" for the base
+    # Of the weights, "" for the base's own, as where there is but a prompt; keys slots
+    # and prefix cache.
+    weights_digest: str
     is_composed: bool  # more than a version as it is
 
     @property
@@ -49,7 +53,7 @@ class ServingAdapter:
         return served_by
 
 
-BASE = ServingAdapter((), "", is_composed=False)
+BASE = ServingAdapter((), "", "", is_composed=False)
 
 
 class AdapterChooser:
@@ -81,18 +85,29 @@ class AdapterChooser:
     ) -> ServingAdapter:
         if not components:
             return BASE
-        version, weight = components[0]
-        if len(components) == 1 and weight == 1:
-            return ServingAdapter(components, version.digest, is_composed=False)
         parts = tuple(_component(version, weight) for version, weight in components)
-        digest = held.enter_context(self._compositions.holding(parts))
-        return ServingAdapter(components, digest, is_composed=True)
+        weights_digest = self._weights_digest(parts, held)
+        if len(parts) == 1 and parts[0].weight == 1:
+            return ServingAdapter(components, parts[0].digest, weights_digest, is_composed=False)
+        for version, _ in components:
+            if version.num_virtual_tokens and version.digest != weights_digest:
+                raise CannotCompose(
+                    version.selector,
+                    version.method,
+                    "its virtual tokens cannot be scaled or added up",
+                )
+        return ServingAdapter(
+            components, composition_digest(parts), weights_digest, is_composed=True
+        )
+
+    def _weights_digest(self, parts: tuple[Component, ...], held: contextlib.ExitStack) -> str:
+        weighted = tuple(part for part in parts if part.method != PROMPT_ONLY)
+        if not weighted:
+            return ""
+        if len(weighted) == 1 and weighted[0].weight == 1:
+            return weighted[0].digest
+        return held.enter_context(self._compositions.holding(weighted))
 
 
 def _component(version: VersionRecord, weight: float) -> Component:
-    """Raises CannotCompose for what is refused before it is loaded."""
-    if version.num_virtual_tokens:
-        raise CannotCompose(
-            version.selector, version.method, "its virtual tokens cannot be scaled or added up"
-        )
     return Component(version.selector, version.method, version.digest, weight)

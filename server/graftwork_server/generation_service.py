@@ -34,6 +34,7 @@ from graftwork_server.request_timer import RequestTimer
 from graftwork_server.score_stream import collect_scores
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
+from graftwork_server.version_prompts import VersionPrompts
 
 Context = grpc.aio.ServicerContext[object, object]
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class GenerationParts:
     dispatcher: Dispatcher
     validator: RequestValidator
     prompts: PromptBuilder
+    version_prompts: VersionPrompts
     constraints: ConstraintCompiler
     detokenizer: Detokenizer
     limits: Limits
@@ -119,7 +121,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         call = parts.validator.score(request)
         parts.dispatcher.check_capacity(len(call.completions))
         with parts.adapters.holding(call.adapters) as adapter:
-            prompt, completions = await self._in_background(lambda: self._score_tokens(call))
+            prompt, completions = await self._in_background(
+                lambda: self._score_tokens(call, adapter)
+            )
             lengths = [len(completion) for completion in completions]
             num_virtual = adapter.num_virtual_tokens
             check_score_length(call, len(prompt), lengths, num_virtual, parts.limits)
@@ -187,7 +191,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         call = parts.validator.generate(request)
         parts.dispatcher.check_capacity(call.n)
         with parts.adapters.holding(call.adapters, call.episode_id) as adapter:
-            prompt = await self._in_background(lambda: parts.prompts.build(call.prompt).token_ids)
+            prompt = await self._in_background(lambda: self._prompt_tokens(call, adapter))
             constraints = await self._constraints(call)
             num_virtual = adapter.num_virtual_tokens
             max_tokens = tokens_to_generate(call, len(prompt), num_virtual, parts.limits)
@@ -244,7 +248,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             prompt_token_ids=(*range(-1, -num_virtual - 1, -1), *prompt),
             sampling=sampling,
             max_tokens=max_tokens,
-            adapter_digest=adapter.digest,
+            adapter_digest=adapter.weights_digest,
             priority=priority,
             min_tokens=min_tokens,
             stop_token_ids=stop_token_ids,
@@ -260,7 +264,15 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         compile_one = self._parts.constraints.compile
         return await self._in_background(lambda: [compile_one(grammar) for _ in range(call.n)])
 
-    def _score_tokens(self, call: ScoreCall) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    def _prompt_tokens(
+        self, call: GenerateCall | ScoreCall, adapter: ServingAdapter
+    ) -> tuple[int, ...]:
+        around = self._parts.version_prompts.of(adapter)
+        return self._parts.prompts.build(call.prompt, around).token_ids
+
+    def _score_tokens(
+        self, call: ScoreCall, adapter: ServingAdapter
+    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         prompts = self._parts.prompts
         completions = [
             prompts.completion(completion, f"completions[{index}].text")
@@ -268,7 +280,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             else completion
             for index, completion in enumerate(call.completions)
         ]
-        return prompts.build(call.prompt).token_ids, completions
+        return self._prompt_tokens(call, adapter), completions
 
     async def _in_background(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)

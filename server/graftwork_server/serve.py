@@ -57,6 +57,7 @@ from graftwork_server.settings import Settings
 from graftwork_server.tls import server_credentials
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
+from graftwork_server.version_prompts import VersionPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
                 request_limits, base.vocab_size, lambda: secrets.randbits(64)
             ),
             prompts=PromptBuilder(base.tokenizer),
+            version_prompts=VersionPrompts(store, limits),
             constraints=ConstraintCompiler(base.tokenizer, base.end_token_ids, base.vocab_size),
             detokenizer=Detokenizer(base.tokenizer),
             limits=request_limits,

@@ -94,11 +94,11 @@ def entry(start: int, stop: int, shape: tuple[int, ...], dtype: str = "F32") -> 
         ({"a": entry(0, 8, (2,)), "b": entry(4, 12, (2,))}, bytes(12), "overlaps another"),
         ({"a": entry(0, 8, (2,)), "b": entry(12, 20, (2,))}, bytes(20), "leaves a gap"),
         ({"a": entry(0, 8, (3,))}, bytes(8), "takes 12 bytes"),
-        ({"a": entry(0, 0, (0, 4))}, b"", "is empty"),
+        ({"a": entry(0, 0, (0, 2**21))}, b"", "is empty"),
         ({"a": entry(8, 0, (2,))}, bytes(8), "data_offsets"),
         ({"a": entry(0, 8, (-2, -1))}, bytes(8), "shape must be"),
         ({"a": entry(0, 8, (1, 1, 1, 1, 2))}, bytes(8), "shape must be"),
-        ({"a": entry(0, 8, (1,), "I64")}, bytes(8), "dtype 'I64' is not supported"),
+        ({"a": entry(0, 8, (1,), "F64")}, bytes(8), "dtype 'F64' is not supported"),
         ({"a": entry(0, 8, (1,), ["F32"])}, bytes(8), "is not supported"),
         ({"a": {"dtype": "F32"}}, b"", "needs exactly"),
         ({"a": 3}, b"", "needs exactly"),
@@ -270,8 +270,8 @@ def test_switched_off_unknown_fields_are_let_pass(folder: Path) -> None:
 
 
 def test_methods_that_are_not_supported(folder: Path) -> None:
-    edit_config(folder, peft_type="LOHA")
-    with pytest.raises(UnsupportedMethod, match='"LOHA" is not supported; supported are LORA, '):
+    edit_config(folder, peft_type="XLORA")
+    with pytest.raises(UnsupportedMethod, match='"XLORA" is not supported; supported are ADALORA'):
         load(folder)
 
 
@@ -282,7 +282,17 @@ def test_rank_over_the_cap(folder: Path) -> None:
 
 def test_tensors_that_nobody_knows(folder: Path) -> None:
     edit_weights(folder, lambda tensors: tensors.update(other=torch.ones(1)))
-    with pytest.raises(InvalidArtifact, match="'other' is none that LoRA knows"):
+    with pytest.raises(InvalidArtifact, match="'other' is none that this method knows"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [(torch.ones(4, 16).long(), "must hold floating point"), (torch.ones(0, 16), "is empty")],
+)
+def test_tensors_of_a_kind_that_lora_does_not_use(folder: Path, tensor, message) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({Q_A: tensor}))
+    with pytest.raises(InvalidArtifact, match=message):
         load(folder)
 
 
