@@ -1,6 +1,9 @@
 # Two commands do everything on a machine with Python 3.11 or newer: `make serve` and `make test`.
 
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name))))
+# The first of these that runs and is new enough; empty where none is.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; \
+	done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUF ?= npx --yes @bufbuild/buf@1.75.0
@@ -19,7 +22,7 @@ help: ## List the targets
 setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
 
 serve: model ## Set up, fetch the default model, start the server
-	$(BIN)/graftwork serve $(ARGS)
+	GRAFTWORK_COMMAND=$(BIN)/graftwork $(BIN)/graftwork serve $(ARGS)
 
 test: setup model ## Set up, fetch the default model, run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
@@ -78,7 +81,7 @@ clean: ## Remove .venv and what tools left behind
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN):
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@test -n "$(PYTHON)" || \
 	  { echo "Graftwork needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The workload that the mixing benchmarks share: 16 chats of about 57 tokens, 64 new tokens each."""
+"""What the mixing benchmarks share: 16 chats of about 57 tokens, 64 new tokens each."""
 
 from pathlib import Path
 

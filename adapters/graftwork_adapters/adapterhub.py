@@ -7,7 +7,7 @@ there for tensors alone.
 
 import io
 import json
-import pickle  # noqa: S403 - names the error of a load that runs no code
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

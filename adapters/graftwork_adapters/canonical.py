@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from graftwork_adapters.canonical_linear import AddedTerm, InputTransform, OutputTransform
 from graftwork_adapters.canonical_parts import (
     Bottleneck,
     ClassifierHead,
@@ -51,14 +52,22 @@ class BiasDelta:
 
 @dataclass(frozen=True, slots=True)
 class ModuleAdapter:
-    """What an adapter does to one linear module."""
+    """What an adapter does to one linear module, in this order: the input transform; the base, the
+    low-rank pair and the added term; the output scale; the bias and its delta; the output
+    transform."""
 
     low_rank: LowRank | None = None
     output_scale: OutputScale | None = None
     bias_delta: BiasDelta | None = None
+    input_transform: InputTransform | None = None
+    added_term: AddedTerm | None = None
+    output_transform: OutputTransform | None = None
 
     def tensors(self) -> list[Tensor]:
         found: list[Tensor] = []
+        for part in (self.input_transform, self.added_term, self.output_transform):
+            if part is not None:
+                found += part.tensors()
         if self.low_rank is not None:
             found += [self.low_rank.a, self.low_rank.b]
         if self.output_scale is not None:
@@ -101,6 +110,7 @@ class LoweredAdapter:
         return max(ranks, default=0)
 
     def tensors(self) -> list[Tensor]:
+        """Each tensor once, however many modules share it."""
         found = [tensor for module in self.modules.values() for tensor in module.tensors()]
         if self.virtual_tokens is not None:
             found.append(self.virtual_tokens)
@@ -110,7 +120,7 @@ class LoweredAdapter:
         for part in [*self.gated_prompts.values(), *self.bottlenecks.values(), *parts]:
             if part is not None:
                 found += part.tensors()
-        return found
+        return list({id(tensor): tensor for tensor in found}.values())
 
     @property
     def num_bytes(self) -> int:
@@ -190,7 +200,7 @@ def cast(adapter: LoweredAdapter, dtype: torch.dtype) -> LoweredAdapter:
         if module.low_rank is None:
             return module
         pair = LowRank(module.low_rank.a.to(dtype), module.low_rank.b.to(dtype))
-        return ModuleAdapter(pair, module.output_scale, module.bias_delta)
+        return replace(module, low_rank=pair)
 
     modules = {name: cast_module(module) for name, module in adapter.modules.items()}
     return replace(adapter, modules=modules)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import click
-
 from graftwork.cli.failures import Command, Failure
 from graftwork.status import WireError
+
 from graftwork_adapters.adapterhub import convert_folder
 from graftwork_adapters.limits import AdapterLimits
 

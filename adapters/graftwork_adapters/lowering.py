@@ -14,6 +14,7 @@ from graftwork_adapters.errors import (
     WrongBase,
     ZeroEffect,
 )
+from graftwork_adapters.folder import PROMPT_ONLY, WEIGHTS_FILE
 from graftwork_adapters.methods import find_methods
 from graftwork_adapters.methods.base import LoweringInput
 from graftwork_adapters.stamp import read_stamp
@@ -28,6 +29,9 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
     Raises UnsupportedMethod, UnsupportedField, InvalidArtifact, WrongBase, RankOverCap, ZeroEffect.
     """
     check_base(artifact, base)
+    if not artifact.has_weights:
+        _check_prompt_only(artifact)
+        return LoweredAdapter()
     methods = find_methods()
     method = methods.get(artifact.config.peft_type)
     if method is None:
@@ -37,6 +41,7 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
         inert=method.inert,
         required=method.required,
     )
+    method.check_tensors(artifact.tensors)
     saved = saved_parts.split_saved_parts(
         artifact.config, artifact.tensors, base, method.saved_prefix
     )
@@ -55,7 +60,7 @@ def check_base(
     UnverifiedBase if they name none though `require_verified`."""
     stamp = read_stamp(artifact.config, artifact.metadata)
     if stamp is None:
-        if require_verified:
+        if require_verified and artifact.has_weights:  # a prompt fits any base
             raise UnverifiedBase
         return False
     if stamp != base.digest:
@@ -63,12 +68,19 @@ def check_base(
     return True
 
 
+def _check_prompt_only(artifact: Artifact) -> None:
+    peft_type = artifact.config.get("peft_type", None)
+    if peft_type not in (None, PROMPT_ONLY):
+        raise InvalidArtifact(f"{WEIGHTS_FILE} is missing, which {str(peft_type)[:80]} needs")
+    artifact.config.check_fields(consumed=(), inert={}, required={})
+
+
 def has_effect(adapter: LoweredAdapter, base: BaseDescription) -> bool:
     """Whether any input could get another output than the base's."""
     return (
         adapter.num_virtual_tokens > 0
         or adapter.classifier is not None
-        or any(_module_has_effect(module) for module in adapter.modules.values())
+        or any(module_has_effect(module) for module in adapter.modules.values())
         or any(prompt.gate and prompt.values.any() for prompt in adapter.gated_prompts.values())
         or any(_bottleneck_has_effect(part) for part in adapter.bottlenecks.values())
         or any(_differs(name, own, base) for name, own in adapter.replaced.items())
@@ -101,10 +113,14 @@ def _base_parameter(module: str, name: str, base: BaseDescription) -> Tensor:
     return base.weight(module) if name == "weight" else base.bias(module)
 
 
-def _module_has_effect(module: ModuleAdapter) -> bool:
+def module_has_effect(module: ModuleAdapter) -> bool:
+    """Whether some input of the linear module could get another output."""
     if module.low_rank is not None and _pair_has_effect(module.low_rank):
         return True
     if module.bias_delta is not None and bool((module.bias_delta.delta != 0).any()):
+        return True
+    parts = (module.input_transform, module.added_term, module.output_transform)
+    if any(part is not None and part.has_effect() for part in parts):
         return True
     if module.output_scale is None:
         return False

@@ -4,6 +4,8 @@ Patterns come from files nobody vouches for, and a regular expression can take e
 the `regex` engine matches with a timeout and without the interpreter's lock.
 """
 
+import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 
@@ -14,6 +16,9 @@ from graftwork_adapters.errors import InvalidArtifact
 ALL_LINEAR = "all-linear"
 _BUDGET_S = 2.0  # for all patterns of one adapter
 _MAX_PATTERN_LENGTH = 4096
+_MAX_REPEATS = 1000  # counted repetitions multiply where they nest
+_COUNTED = re.compile(r"\{(\d{0,4})(?:,(\d{0,4}))?\}")
+_CODE_POINT = re.compile(r"\\[uUNx]")
 _OUTSIDE_LAYERS = regex.compile(r"(?!.*\.\d+\.)")
 
 
@@ -37,13 +42,11 @@ class Matcher:
 
     def _compile(self, pattern: str) -> "regex.Pattern[str]":
         self._remaining_s()
-        if len(pattern) > _MAX_PATTERN_LENGTH:
-            raise InvalidArtifact(
-                f"adapter_config.json: a pattern is longer than {_MAX_PATTERN_LENGTH} characters"
-            )
+        _check_plain(pattern)
         try:
+            re.compile(pattern)  # what PEFT matches with knows none of the engine's extensions
             return regex.compile(pattern, cache_pattern=False)
-        except (regex.error, RecursionError, OverflowError) as error:
+        except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise InvalidArtifact(
                 f"adapter_config.json: {pattern[:80]!r} is not a regular expression: {error}"
             ) from None
@@ -65,10 +68,21 @@ class PatternTable:
 
     def get(self, module: str, default: float) -> float:
         for pattern, value in self._values.items():
-            if self._matcher.match(rf"(.*\.)?({pattern})$", module):
+            if self._matches(pattern, module):
                 return value
         # PEFT falls back to the name itself as key, which matters where it is no valid pattern.
         return self._values.get(module, default)
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        return self._matcher.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+class DottedPatternTable(PatternTable):
+    """The same as FourierFT and C3A match: what comes before the end must close with a dot, and
+    alternatives in a pattern are not held together."""
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        return self._matcher.match(rf".*\.{pattern}$", module) is not None
 
 
 class Targets:
@@ -123,6 +137,21 @@ class Targets:
             if match is not None:
                 return int(match.group("idx"))
         return None
+
+
+def _check_plain(pattern: str) -> None:
+    """Refuses what makes compiling itself slow or large: module names need none of it."""
+    if len(pattern) > _MAX_PATTERN_LENGTH:
+        raise InvalidArtifact(
+            f"adapter_config.json: a pattern is longer than {_MAX_PATTERN_LENGTH} characters"
+        )
+    if not pattern.isascii() or _CODE_POINT.search(pattern):
+        raise InvalidArtifact(f"adapter_config.json: {pattern[:80]!r} is not plain ASCII")
+    counts = [int(count) for found in _COUNTED.findall(pattern) for count in found if count]
+    if pattern.count("{") != len(_COUNTED.findall(pattern)) or math.prod(counts) > _MAX_REPEATS:
+        raise InvalidArtifact(
+            f"adapter_config.json: {pattern[:80]!r} repeats more than {_MAX_REPEATS} times"
+        )
 
 
 def _too_slow() -> InvalidArtifact:

@@ -79,6 +79,20 @@ class PeftConfig:
             raise _wrong_type(name, "a positive integer", value)
         return value
 
+    def natural_number(self, name: str) -> int:
+        """0 or a positive integer; 0 where the field is absent."""
+        value = self._fields.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise _wrong_type(name, "0 or a positive integer", value)
+        return value
+
+    def seed(self, name: str) -> int:
+        """An integer that torch.Generator.manual_seed takes."""
+        value = self._fields.get(name)
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise _wrong_type(name, "an integer from 0 to 2**63 - 1", value)
+        return value
+
     def number(self, name: str) -> float:
         return _number(name, self._fields.get(name))
 

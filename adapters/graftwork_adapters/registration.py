@@ -88,7 +88,7 @@ class Registrar:
         lowered = lower(artifact, self.base, max_rank=self.limits.max_rank)
         return VersionDraft(
             digest=digest,
-            method=artifact.config.peft_type,
+            method=artifact.method,
             rank=lowered.rank,
             num_virtual_tokens=lowered.num_virtual_tokens,
             num_parameters=lowered.num_parameters,

@@ -64,8 +64,6 @@ class Registry(Directory):
         self._database = RegistryDatabase(path)
         try:
             adapters, self.recovery = recover(self._database, store)
-            with self._database.transaction():
-                self._database.forget_answers(clock_ns() - _ANSWERS_KEPT_NS)
         except BaseException:
             self._database.close()
             raise
@@ -210,6 +208,7 @@ class Registry(Directory):
         self, request: MutationRequest | None, answer: dict[str, Any], now_ns: int
     ) -> None:
         if request is not None:
+            self._database.forget_answers(now_ns - _ANSWERS_KEPT_NS)
             stored = StoredAnswer(request.fingerprint, answer)
             self._database.save_answer(request.request_id, stored, now_ns)
 

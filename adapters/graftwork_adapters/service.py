@@ -15,7 +15,6 @@ from graftwork.status import InvalidFieldError
 from graftwork.v1 import adapter_service_pb2 as pb
 from graftwork.v1 import adapter_service_pb2_grpc as pb_grpc
 
-from graftwork_adapters.folder import FILES
 from graftwork_adapters.messages import (
     adapter_change,
     adapter_message,
@@ -105,7 +104,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         version = self._registry.lookup(named_selector(request.adapter))
         with self._registry.resolve(Selector(version.adapter, version.version)):
             folder = self._store.path(version.digest)
-            for filename in FILES:
+            for filename in await self._run(self._store.files, version.digest):
                 file = await self._run(open_regular, folder / filename)
                 with file:
                     while data := await self._run(file.read, MAX_CHUNK_BYTES):

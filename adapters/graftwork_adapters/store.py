@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO
 
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
-from graftwork_adapters.folder import FILES, check_filename, digest_of
+from graftwork_adapters.folder import ALL_FILES, check_complete, check_filename, digest_of
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.paths import open_regular
 
@@ -66,11 +66,21 @@ class ImmutableStore:
         return self._versions / digest.removeprefix("sha256:")
 
     def size_bytes(self, digest: str) -> int | None:
-        """Bytes of a version's files, None unless all of them are there."""
+        """Bytes of a version's files, None unless they make an adapter."""
+        folder, sizes = self.path(digest), dict[str, int]()
+        for name in ALL_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                sizes[name] = (folder / name).stat().st_size
         try:
-            return sum((self.path(digest) / name).stat().st_size for name in FILES)
-        except FileNotFoundError:
+            check_complete(sizes)
+        except InvalidArtifact:
             return None
+        return sum(sizes.values())
+
+    def files(self, digest: str) -> tuple[str, ...]:
+        """The names of a version's files."""
+        folder = self.path(digest)
+        return tuple(name for name in ALL_FILES if (folder / name).is_file())
 
     def digests(self) -> frozenset[str]:
         """Every version on disk."""
@@ -156,9 +166,10 @@ class Staging:
         with self._lock, _disk_errors():
             self._check_open()
             self._close_file()
-            for filename in FILES:
-                if not self._sizes.get(filename):
-                    raise InvalidArtifact(f"{filename} is missing or empty")
+            for filename, size in self._sizes.items():
+                if not size:
+                    raise InvalidArtifact(f"{filename} is empty")
+            check_complete(self._sizes)
             _sync_folder(self.folder)
             return self._digest()
 

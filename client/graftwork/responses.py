@@ -13,6 +13,7 @@ from graftwork.types import (
     Classification,
     ClassScore,
     CompletionScore,
+    Component,
     Delta,
     FinishReason,
     Generation,
@@ -82,7 +83,13 @@ def _finish_reason(value: int) -> FinishReason | None:
 
 
 def served_by(message: generation_pb.ServedBy) -> ServedBy:
-    return ServedBy(message.adapter, message.version, message.digest, message.base_digest)
+    components = tuple(
+        Component(part.adapter, part.version, part.digest, part.weight)
+        for part in message.components
+    )
+    return ServedBy(
+        message.adapter, message.version, message.digest, message.base_digest, components
+    )
 
 
 def usage(message: generation_pb.Usage) -> Usage:

@@ -56,15 +56,34 @@ class Residency(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """A version that took part in an answer, and what its change of the base was multiplied by."""
+
+    adapter: str
+    version: int
+    digest: str
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.adapter}@{self.version}:{self.weight:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServedBy:
-    """The exact version that served a request; `adapter` is "" for the base."""
+    """The exact version that served a request; `adapter` is "" for the base and for several.
+
+    `components` are there where adapters were combined or scaled; `digest` is over all of them.
+    """
 
     adapter: str
     version: int
     digest: str
     base_digest: str
+    components: tuple[Component, ...] = ()
 
     def __str__(self) -> str:
+        if self.components:
+            return " + ".join(map(str, self.components))
         return f"{self.adapter}@{self.version}" if self.adapter else "base"
 
 

@@ -35,9 +35,9 @@ class PrefixWrite:
     prefix: PackedPrefix
 
     def apply(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Overwrites (num_kv_heads, num_tokens, head_dim) in place."""
-        key[:, self.token_rows] = self.prefix.keys[layer, self.prefix_rows].transpose(0, 1)
-        value[:, self.token_rows] = self.prefix.values[layer, self.prefix_rows].transpose(0, 1)
+        """Overwrites (num_tokens, num_kv_heads, head_dim) in place."""
+        key[self.token_rows] = self.prefix.keys[layer, self.prefix_rows]
+        value[self.token_rows] = self.prefix.values[layer, self.prefix_rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,44 @@ class AttentionStep:
     gated_runs: tuple[GatedRun, ...] = ()
 
 
+def attend(
+    step: AttentionStep,
+    layer: int,
+    query: Tensor,  # (num_tokens, num_heads, head_dim)
+    key: Tensor,  # (num_tokens, num_kv_heads, head_dim)
+    value: Tensor,  # the same
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Stores the step's keys and values, and attends; returns (num_tokens, num_heads, head_dim).
+
+    Prefixes overwrite rows of `key` and `value` in place before they are stored.
+    """
+    cache = step.caches[layer]
+    for write in step.prefix_writes:
+        write.apply(layer, key, value)
+    store_kv(key, value, cache.keys, cache.values, step.slot_mapping)
+    output = paged_attention(
+        query,
+        cache.keys,
+        cache.values,
+        block_tables=step.block_tables,
+        query_start=step.query_start,
+        context_lens=step.context_lens,
+        scale=scale,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    for run in step.gated_runs:
+        prompt = run.prompts.get(layer)
+        if prompt is not None:
+            rows = slice(run.start, run.stop)
+            prompt.attend(query[rows].transpose(0, 1), output[rows].transpose(0, 1))
+    return output
+
+
 def paged_attention_forward(
     module: nn.Module,
     query: Tensor,  # (1, num_heads, num_tokens, head_dim)
@@ -75,34 +113,17 @@ def paged_attention_forward(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    layer = cast("int", module.layer_idx)
-    cache = attention_step.caches[layer]
-    for write in attention_step.prefix_writes:
-        write.apply(layer, key[0], value[0])
-    store_kv(
+    """What transformers' attention modules call; returns (1, num_tokens, num_heads, head_dim)."""
+    output = attend(
+        attention_step,
+        cast("int", module.layer_idx),  # every attention module of transformers has one
+        query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        attention_step.slot_mapping,
-    )
-    output = paged_attention(
-        query[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        block_tables=attention_step.block_tables,
-        query_start=attention_step.query_start,
-        context_lens=attention_step.context_lens,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=sliding_window,
         softcap=softcap,
     )
-    for run in attention_step.gated_runs:
-        prompt = run.prompts.get(layer)
-        if prompt is not None:
-            rows = slice(run.start, run.stop)
-            prompt.attend(query[0, :, rows], output[rows].transpose(0, 1))
     return output.unsqueeze(0), None
 
 

@@ -4,19 +4,26 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeGuard, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
 from graftwork_adapters.canonical import LinearModule
 from graftwork_adapters.canonical_parts import DecoderLayer
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.pytorch_utils import Conv1D
+
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
+from graftwork_server.fusion import fuse_modules
 from graftwork_server.quantization import quantize_linear
-from graftwork_server.quantization.linear import QuantizedLinear
+from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +41,7 @@ class BaseModel:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         name: str,
         quantization: str,
@@ -105,7 +112,7 @@ class BaseModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
+        return cast("Tensor", self.model.get_input_embeddings().weight).dtype
 
     @property
     def weight_bytes(self) -> int:
@@ -128,14 +135,11 @@ class BaseModel:
 
     def weight(self, name: str) -> Tensor:
         """The dequantized weight of a linear module: (out_features, in_features), float32."""
-        module = self._linears[name]
-        weight = module.weight.detach().float()
-        return weight.T if isinstance(module, Conv1D) else weight
+        return weight_of(self._linears[name]).float()
 
     def bias(self, name: str) -> Tensor:
         """The bias of a linear module with `has_bias`: (out_features,), float32."""
-        bias: Tensor = self._linears[name].bias
-        return bias.detach().float()
+        return self._linears[name].bias.detach().float()
 
     def parameter(self, module: str, name: str) -> Tensor:
         """A parameter of one of `other_modules`, float32."""
@@ -146,11 +150,11 @@ class BaseModel:
         return self._linears[name] if name in self._linears else self._others[name]
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def describe_linear(module: nn.Module) -> LinearModule:
+def describe_linear(module: nn.Linear | Conv1D) -> LinearModule:
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
         return LinearModule(in_features, out_features, has_bias=True, is_transposed=True)
@@ -194,12 +198,14 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelNotUsable(f"model: {str(source)!r} has no tokenizer.json, and needs one")
     return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
 
 
 def prepare_base_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     name: str,
     quantization: str,
@@ -213,7 +219,9 @@ def prepare_base_model(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantization != "none":
         quantize_modules(model, quantization, device)
-    model.to(device)
+    if device.type == "cpu":
+        fuse_modules(model)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
     return BaseModel(
         model,
         tokenizer,

@@ -47,11 +47,15 @@ class PrefixKeys:
 
 
 class BlockManager:
-    """Reference counts and prefix cache over `num_blocks` blocks of `block_size` positions."""
+    """Reference counts and prefix cache over `num_blocks` blocks of `block_size` positions.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    Without `prefix_cache` no block is ever found again.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_cache: bool = True) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.prefix_cache = prefix_cache
         self.num_query_tokens = 0  # tokens looked up in the prefix cache
         self.num_hit_tokens = 0  # of these, found
         self._references = [0] * num_blocks
@@ -116,7 +120,7 @@ class BlockManager:
     def publish(self, block: int, key: bytes) -> None:
         """Makes a referenced block, all of whose positions are computed, findable by its key. Where
         another block has the key already, that one stays the block of record."""
-        if key not in self._block_of:
+        if self.prefix_cache and key not in self._block_of:
             self._block_of[key] = block
             self._key_of[block] = key
 

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from graftwork_server.config import config_options
+from graftwork_server.default_model import ensure_default_model
 from graftwork_server.errors import StartupError
 from graftwork_server.logging_setup import configure_logging
 from graftwork_server.settings import Settings
@@ -45,6 +46,8 @@ def _serve(settings: Settings) -> None:
         from graftwork_server import serve as wiring  # noqa: PLC0415 - seconds, after --help
 
         _quiet_transformers()
+    if settings.model.path is None:
+        ensure_default_model()  # draws a bar of its own while it downloads
     with console.status("Loading the base model"):
         base = wiring.load_base(settings)
     console.print(
@@ -62,6 +65,7 @@ def _serve(settings: Settings) -> None:
                 command=os.environ.get("GRAFTWORK_COMMAND", "graftwork"),
             ),
             highlight=False,
+            soft_wrap=True,
         )
 
     asyncio.run(wiring.serve(settings, base, on_ready))

@@ -36,8 +36,9 @@ class SlotDemand:
         self._barred: dict[str, None] = {}  # in order of barring
 
     def wanted(self) -> tuple[str, ...]:
-        """The first of the line, as many as there are slots."""
-        return tuple(digest for _, _, digest in self._line[: self._slots.num_slots])
+        """The first of the line, as many as there are slots, less those placed since `refresh`."""
+        first = (digest for _, _, digest in self._line[: self._slots.num_slots])
+        return tuple(digest for digest in first if self._slots.slot_of(digest) is None)
 
     @property
     def barred(self) -> tuple[str, ...]:

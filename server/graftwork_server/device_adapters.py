@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from graftwork_adapters.canonical import LinearModule
 from torch import Tensor, nn
 
-from graftwork_adapters.canonical import LinearModule
 from graftwork_server.attention import GatedRun, PrefixWrite
 from graftwork_server.base_model import BaseModel
 from graftwork_server.edited_module import EditedModule
@@ -19,11 +19,13 @@ from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_adapter import PackedAdapter, PackedModule
 from graftwork_server.packed_parts import PackedParts
+from graftwork_server.packed_terms import PackedTerm, add_terms
+from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, transform_rows
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
 class GraftedLinear(nn.Module):
-    """A linear module of the base, with what the resident adapters do to its output."""
+    """A linear module of the base, with what the resident adapters do to its input and output."""
 
     def __init__(
         self,
@@ -40,6 +42,9 @@ class GraftedLinear(nn.Module):
         self._output_scale = OutputScaleTable(max_slots, shape.out_features)
         self._low_rank_slots: set[int] = set()
         self._output_scale_slots: set[int] = set()
+        self._inputs: dict[int, PackedInput] = {}
+        self._terms: dict[int, PackedTerm] = {}
+        self._rotations: dict[int, PackedPairRotation] = {}
         self._step = step
         self._is_head = is_head  # the head sees the rows whose logits are wanted, not all tokens
 
@@ -50,6 +55,12 @@ class GraftedLinear(nn.Module):
         if module.scale is not None or module.bias is not None:
             self._output_scale.set(slot, module.scale, module.bias)
             self._output_scale_slots.add(slot)
+        if module.input is not None:
+            self._inputs[slot] = module.input
+        if module.term is not None:
+            self._terms[slot] = module.term
+        if module.rotation is not None:
+            self._rotations[slot] = module.rotation
 
     def clear(self, slot: int) -> None:
         if slot in self._low_rank_slots:
@@ -58,19 +69,30 @@ class GraftedLinear(nn.Module):
         if slot in self._output_scale_slots:
             self._output_scale.clear(slot)
             self._output_scale_slots.remove(slot)
+        self._inputs.pop(slot, None)
+        self._terms.pop(slot, None)
+        self._rotations.pop(slot, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x)
         segments = self._step.logit_rows if self._is_head else self._step.tokens
         if self._is_head:
             self._step.head_input = x
-        if segments.runs:
-            out = y.view(-1, y.shape[-1])
+        runs = segments.runs
+        if runs and self._inputs:
+            rows = x.reshape(-1, x.shape[-1])
+            x = transform_rows(rows, self._inputs, runs).view(x.shape)
+        y: Tensor = self.base(x)
+        if runs:
+            rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             if self._low_rank_slots:
-                add_low_rank(out, x.reshape(-1, x.shape[-1]), self._low_rank, segments)
+                add_low_rank(out, rows, self._low_rank, segments)
+            if self._terms:
+                add_terms(out, rows, self._terms, runs)
             if self._output_scale_slots:
                 apply_output_scale(out, self._output_scale, segments)
+            if self._rotations:
+                y = transform_rows(out, self._rotations, runs).view(y.shape)
         return y
 
 

@@ -1,4 +1,4 @@
-"""Carries requests from the event loop to the engine's thread, and events back, a step at a time."""
+"""Carries requests from the event loop to the engine's thread, and events back step by step."""
 
 import asyncio
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The engine: one thread that drains commands, schedules, runs, updates and publishes, step by step.
+"""The engine: one thread that drains commands, schedules, runs, updates and publishes.
 
 What it does not know: gRPC, tokenizers, text, names of adapters, methods of adapters.
 """
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 
 import torch
-
 from graftwork.status import WireError
+
 from graftwork_server.commands import CommandQueue
 from graftwork_server.errors import InternalError, SamplingFailed
 from graftwork_server.events import Event, FailedEvent, is_final
@@ -95,16 +95,14 @@ class Engine:
             self._commands.run_all(waited)
             if self._stopping:
                 return
-            if self.step():
-                waited = 0.0
-            else:
-                waited = IDLE_WAIT_S if self._sequences else None
+            idle_wait = IDLE_WAIT_S if self._sequences else None
+            waited = 0.0 if self.step() else idle_wait
 
     def _execute(self, plan: StepPlan) -> StepResult | None:
         """Runs a plan. A failure ends the plan's sequences and nothing else."""
         try:
             return self._runner.execute(plan, self._sequences)
-        except Exception:  # noqa: BLE001 - whatever a step raises, the engine goes on
+        except Exception:  # whatever a step raises, the engine goes on
             failure = InternalError()
             incident = failure.metadata["incident"]
             logger.exception("incident %s: a step of %d failed", incident, len(plan.sequences))
@@ -159,7 +157,9 @@ class Engine:
             scheduler.blocks.num_hit_tokens,
             scheduler.num_preemptions,
         )
-        queried, hit, preempted = (new - old for new, old in zip(counts, self._reported, strict=True))
+        queried, hit, preempted = (
+            new - old for new, old in zip(counts, self._reported, strict=True)
+        )
         self._reported = counts
         self._metrics.observe_prefix_cache(queried_tokens=queried, hit_tokens=hit)
         self._metrics.count_preemptions(preempted)

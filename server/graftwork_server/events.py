@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from graftwork.status import WireError
+
 from graftwork_server.plan import TokenLogprob
 from graftwork_server.request import FinishReason
 

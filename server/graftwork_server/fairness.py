@@ -227,10 +227,12 @@ class WaitingQueue:
             self._enter(lane)
 
     def check_idle(self) -> None:
-        """Raises IntegrityError unless nothing waits."""
+        """Raises IntegrityError unless it is as empty as where nothing waits or runs."""
         lanes = [lane for level in self._levels.values() for lane in level.lanes.values()]
         if self.num_waiting or self._priorities_of or any(lane.num_waiting for lane in lanes):
             raise IntegrityError("sequences wait, and none is known")
+        if self._parked:
+            raise IntegrityError("lanes are parked, and nothing waits")
         if any(lane.num_running for lane in lanes):
             raise IntegrityError("a lane counts running sequences, and nothing runs")
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from graftwork.v1 import generation_service_pb2 as pb
+
 from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import EventStream
 from graftwork_server.errors import DeadlineExceeded, RequestCancelled

@@ -5,10 +5,9 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
+from graftwork_adapters.canonical_parts import GatedPrompt, KeyValuePrefix
 from torch import Tensor
 from torch.nn import functional
-
-from graftwork_adapters.canonical_parts import GatedPrompt, KeyValuePrefix
 
 
 @dataclass(frozen=True, slots=True)

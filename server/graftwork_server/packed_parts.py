@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from graftwork_adapters.bottleneck import NON_LINEARITIES
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.canonical_parts import (
@@ -18,6 +15,9 @@ from graftwork_adapters.canonical_parts import (
     Parameters,
     TokenRows,
 )
+from torch import Tensor, nn
+from torch.nn import functional
+
 from graftwork_server.base_model import BaseModel, is_linear
 from graftwork_server.packed_attention import PackedGatedPrompt, PackedPrefix
 

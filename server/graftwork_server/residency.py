@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future
 from graftwork.status import WireError
 from graftwork_adapters.records import VersionRecord
 from graftwork_adapters.residency import Residency
+
 from graftwork_server.commands import CommandQueue
 from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.errors import InternalError
@@ -74,7 +75,7 @@ class Tiers:
         """The version leaves device and host memory as soon as no request runs on it."""
         self._commands.post(lambda: self._unload_requests.add(version.digest))
 
-    def set_pinned(self, digest: str, pinned: bool) -> None:  # noqa: FBT001 - the Protocol's
+    def set_pinned(self, digest: str, pinned: bool) -> None:
         """A pinned version is never evicted from the device to make room."""
         change = self._slots.pin if pinned else self._slots.unpin
         self._commands.post(lambda: change(digest))

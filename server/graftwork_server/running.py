@@ -85,7 +85,7 @@ class RunningSet:
             tracked.admission = self._num_admitted
             self._num_admitted += 1
             sequence.num_cached_tokens = sequence.num_computed_tokens
-            if sequence.uses_prefix_cache:
+            if sequence.uses_prefix_cache and self._blocks.prefix_cache:
                 self._blocks.count_lookup(sequence.num_tokens, sequence.num_cached_tokens)
         insort(self._members, tracked, key=lambda member: member.seniority)
         self.by_digest[digest] += 1

@@ -44,7 +44,9 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.blocks = BlockManager(config.num_blocks, config.block_size)
+        self.blocks = BlockManager(
+            config.num_blocks, config.block_size, prefix_cache=config.prefix_cache
+        )
         self.slots = SlotTable(config.max_slots, config.max_slot_bytes, self._is_held)
         self.num_preemptions = 0
         self._waiting = WaitingQueue()
@@ -142,6 +144,8 @@ class Scheduler:
             if is_running and tracked.num_uncomputed == 1 and self._grow(tracked):
                 chunks.append((tracked, 1))
                 budget -= 1
+        if chunks and self.config.max_prefill_tokens_while_decoding is not None:
+            budget = min(budget, self.config.max_prefill_tokens_while_decoding)
         for tracked in self._running:
             if budget and tracked.num_uncomputed > 1:
                 chunks.append((tracked, min(tracked.num_uncomputed, budget)))
@@ -225,7 +229,7 @@ class Scheduler:
         leader = tracked
         # As much of the prompt as can be shared: all but its last token, in full blocks.
         is_shareable = len(sequence.prompt_token_ids) > self.config.block_size
-        if is_shareable and sequence.uses_prefix_cache:
+        if is_shareable and sequence.uses_prefix_cache and self.config.prefix_cache:
             leader = leaders.setdefault((id(lane), sequence.prompt_token_ids), tracked)
         if leader is not tracked:
             leader.followers.append(tracked)

@@ -14,9 +14,7 @@ from graftwork_server.generation_stream import raise_unless_complete
 from graftwork_server.plan import TokenLogprob
 
 
-async def collect_scores(
-    stream: EventStream, sequence_ids: list[int]
-) -> list[list[TokenLogprob]]:
+async def collect_scores(stream: EventStream, sequence_ids: list[int]) -> list[list[TokenLogprob]]:
     """The log-probabilities of all tokens but the first, for each sequence in order.
 
     Raises what a FailedEvent carries, DeadlineExceeded, or RequestCancelled.

@@ -1,5 +1,6 @@
 """A registry over a store in a folder, without torch."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -25,10 +26,12 @@ class InlineExecutor(Executor):
 class OpenRegistry:
     """Store and registry in one folder, opened together; `close` it, or drop it as a crash does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.store = ImmutableStore(folder / "store", AdapterLimits())
         try:
-            self.registry = Registry(folder / "registry.sqlite", self.store, InlineExecutor())
+            self.registry = Registry(
+                folder / "registry.sqlite", self.store, InlineExecutor(), clock_ns=clock_ns
+            )
         except BaseException:
             self.store.close()
             raise

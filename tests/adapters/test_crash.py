@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from graftwork_adapters.records import VersionRecord
 
 from tests.adapters.registry_helpers import OpenRegistry, draft_of
 
@@ -43,9 +44,18 @@ def register_until_killed(folder: Path, *, after_s: float) -> dict[int, str]:
     return {int(version): digest for version, digest in pairs}
 
 
+def all_versions(opened: OpenRegistry) -> list[VersionRecord]:
+    page = opened.registry.list_versions(page_size=1000)
+    found = [*page.items]
+    while page.next_page_token:
+        page = opened.registry.list_versions(page_size=1000, page_token=page.next_page_token)
+        found += page.items
+    return found
+
+
 def check_consistent(folder: Path, acknowledged: dict[int, str]) -> None:
     opened = OpenRegistry(folder)
-    versions = opened.registry.list_versions(page_size=1000).items
+    versions = all_versions(opened)
     digests = {version.version: version.digest for version in versions}
     assert digests.items() >= acknowledged.items()
     assert sorted(digests) == list(range(1, len(digests) + 1))

@@ -179,6 +179,17 @@ def test_a_repeated_request_gets_the_first_answer(opened: OpenRegistry) -> None:
         assert deleted == second
 
 
+def test_answers_are_forgotten_after_a_week(tmp_path: Path) -> None:
+    now_ns = [0]
+    opened = OpenRegistry(tmp_path, clock_ns=lambda: now_ns[0])
+    request = MutationRequest.of("id-1", b"a")
+    opened.register("a", b"1", request=request)
+    now_ns[0] = 8 * 24 * 3600 * 10**9
+    opened.register("a", b"2", request=MutationRequest.of("id-2", b"a"))
+    assert opened.registry.recall_version(request) is None
+    opened.close()
+
+
 def test_pages_cover_everything_once(opened: OpenRegistry) -> None:
     for name in ("c", "a", "b"):
         for content in (b"1", b"2", b"3"):

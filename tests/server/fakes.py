@@ -57,6 +57,8 @@ class FakeRunner:
         assert len(set(ids)) == len(ids), "a sequence is planned twice"
         owners: Counter[int] = Counter()
         for sequence in self.sequences.values():
+            if sequence.state is SequenceState.WAITING:
+                assert (sequence.num_computed_tokens, sequence.slot) == (0, None)
             assert sequence.state is SequenceState.RUNNING or not sequence.block_ids
             assert len(set(sequence.block_ids)) == len(sequence.block_ids)
             owners.update(sequence.block_ids)

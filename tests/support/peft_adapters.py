@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
+SCALES = ("ia3_l", "road_alpha", "boft_s")  # parameters that are 1 before training
+
 
 def alias(model: nn.Module) -> nn.Module:
     """A module tree of its own over the same tensors, so that PEFT may rebuild it."""
@@ -55,6 +57,8 @@ def save_random_adapter(
         noise = torch.randn(parameter.shape, generator=generator) * strength
         if "lora_magnitude_vector" in name:
             parameter.data.mul_(1 + 5 * noise)
+        elif any(part in name for part in SCALES):
+            parameter.data.copy_(1 + noise)
         elif "lora_A" in name:
             bound = parameter.shape[-1] ** -0.5
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * bound)

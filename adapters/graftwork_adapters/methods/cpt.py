@@ -7,10 +7,10 @@ from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.errors import InvalidArtifact
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
-    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     EMBEDDINGS,
+    SAVED_PREFIX,
     check_shape,
     check_tensors,
     num_virtual_tokens,

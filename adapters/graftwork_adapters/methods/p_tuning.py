@@ -6,10 +6,10 @@ PEFT saves what the encoder puts out, so that serving needs no encoder.
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
-    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
     ENCODER_NOT_NEEDED,
+    SAVED_PREFIX,
     embeddings_alone,
 )
 

@@ -9,10 +9,10 @@ from graftwork_adapters.canonical_parts import KeyValuePrefix
 from graftwork_adapters.errors import WrongBase
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
-    SAVED_PREFIX,
     CONSUMED,
     EMBEDDINGS,
     ENCODER_NOT_NEEDED,
+    SAVED_PREFIX,
     check_shape,
     check_tensors,
     num_virtual_tokens,

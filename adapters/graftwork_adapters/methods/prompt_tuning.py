@@ -3,9 +3,9 @@
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.virtual_tokens import (
-    SAVED_PREFIX,
     CONSUMED,
     DESCRIBES_THE_BASE,
+    SAVED_PREFIX,
     embeddings_alone,
 )
 

@@ -23,7 +23,7 @@ _FLAGS = (
     "-O3",
     "-march=native",
     "-ffp-contract=off",  # simd.h fuses explicitly, so that a row's bits are fixed
-    "-fopenmp",
+    "-pthread",
     "-std=c++20",
     "-fPIC",
     "-shared",
@@ -79,11 +79,13 @@ def _cpu() -> str:
 
 
 def _build(library: Path) -> bool:
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    names = (os.environ["CXX"],) if "CXX" in os.environ else ("c++", "g++", "clang++")
+    compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
         logger.warning(
-            "no C++ compiler found: the CPU kernels are not built and slower torch code is used; "
-            "install g++ (Debian and Ubuntu: the package build-essential) and restart"
+            "no C++ compiler found (%s): the CPU kernels are not built and slower torch code is "
+            "used; install g++ (Debian and Ubuntu: the package build-essential) and restart",
+            ", ".join(names),
         )
         return False
     logger.info("compiling CPU kernels, about %d s", _TYPICAL_BUILD_SECONDS)
@@ -96,7 +98,7 @@ def _build(library: Path) -> bool:
         if result.returncode != 0:
             logger.warning(
                 "%s cannot compile the CPU kernels, slower torch code is used; a C++20 compiler "
-                "with OpenMP is needed (Debian and Ubuntu: the package build-essential):\n%s",
+                "is needed (Debian and Ubuntu: the package build-essential):\n%s",
                 compiler,
                 result.stderr[-2000:],
             )

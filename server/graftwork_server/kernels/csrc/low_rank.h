@@ -5,10 +5,9 @@
 // by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <vector>
 
+#include "parallel.h"
 #include "runs.h"
 #include "tile.h"
 
@@ -38,16 +37,19 @@ struct LowRankShape {
   int64_t y_stride;
 };
 
-// hidden[r][rank] = x[r] . a[rank]
+// hidden[r][j] = x[r] . a[j]; asks for the factors at `ahead`, of the same shape, meanwhile.
 template <class T, int kRows, int kRanks>
 inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, const T* a,
-                         float* hidden, int64_t hidden_stride) {
+                         const T* ahead, float* hidden, int64_t hidden_stride) {
   Vec acc[kRows][kRanks] = {};
   const int64_t whole = in_features / kLanes * kLanes;
   for (int64_t k = 0; k < whole; k += kLanes) {
     Vec factor[kRanks];
 #pragma GCC unroll 8
-    for (int j = 0; j < kRanks; ++j) factor[j] = load(a + j * in_features + k);
+    for (int j = 0; j < kRanks; ++j) {
+      factor[j] = load(a + j * in_features + k);
+      if constexpr (kRows == 1) __builtin_prefetch(ahead + j * in_features + k);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec value = load(x + r * x_stride + k);
@@ -66,27 +68,31 @@ inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, 
     for (int j = 0; j < kRanks; ++j) hidden[r * hidden_stride + j] = sum(acc[r][j]);
 }
 
+// hidden = x A^T for kRows rows; B is asked for at the end.
 template <class T, int kRows, int kRanks>
-void project(int64_t in_features, const float* x, int64_t x_stride, const T* a, int64_t rank,
-             float* hidden) {
+void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x, float* hidden) {
+  const T* a = reinterpret_cast<const T*>(slot.a);
+  const T* b = reinterpret_cast<const T*>(slot.b);
+  const int64_t step = kRanks * shape.in_features;
   int64_t j = 0;
-  for (; j + kRanks <= rank; j += kRanks)
-    project_tile<T, kRows, kRanks>(in_features, x, x_stride, a + j * in_features, hidden + j, rank);
-  for (; j < rank; ++j)
-    project_tile<T, kRows, 1>(in_features, x, x_stride, a + j * in_features, hidden + j, rank);
+  for (; j + kRanks <= slot.rank; j += kRanks, a += step)
+    project_tile<T, kRows, kRanks>(shape.in_features, x, shape.x_stride, a,
+                                   j + 2 * kRanks <= slot.rank ? a + step : b, hidden + j,
+                                   slot.rank);
+  for (; j < slot.rank; ++j, a += shape.in_features)
+    project_tile<T, kRows, 1>(shape.in_features, x, shape.x_stride, a, a + shape.in_features,
+                              hidden + j, slot.rank);
 }
 
 template <class T>
 void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x, float* hidden) {
-  const T* a = reinterpret_cast<const T*>(tile.slot.a);
-  const int64_t rank = tile.slot.rank;
   int64_t r = 0;
   for (; r + 4 <= tile.rows; r += 4)
-    project<T, 4, kTileRows / 3>(shape.in_features, x + (tile.row + r) * shape.x_stride,
-                                 shape.x_stride, a, rank, hidden + r * rank);
+    project<T, 4, kTileRows / 3>(tile.slot, shape, x + (tile.row + r) * shape.x_stride,
+                                 hidden + r * tile.slot.rank);
   for (; r < tile.rows; ++r)
-    project<T, 1, 8>(shape.in_features, x + (tile.row + r) * shape.x_stride, shape.x_stride, a,
-                     rank, hidden + r * rank);
+    project<T, 1, 8>(tile.slot, shape, x + (tile.row + r) * shape.x_stride,
+                     hidden + r * tile.slot.rank);
 }
 
 // y[r][panel] += hidden[r] b[panel]
@@ -121,14 +127,29 @@ inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t 
   }
 }
 
+// y += hidden B^T; asks for the next tile's A meanwhile, a panel's worth per panel.
 template <class T>
 void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hidden,
-                 int64_t begin, int64_t end, float* y) {
-  for (int64_t panel = begin; panel < end; ++panel) {
+                 const RowTile& next, float* y) {
+  const int64_t panels = divide_up(shape.out_features, kFactorPanel);
+  const int64_t next_bytes =
+      next.slot.rank * shape.in_features * (next.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float));
+  const int64_t share = divide_up(next_bytes, 64 * panels) * 64;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    if (next.slot.a != tile.slot.a)
+      for (int64_t i = panel * share; i < (panel + 1) * share; i += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(next.slot.a) + i);
     int64_t r = 0;
     for (; r + 4 <= tile.rows; r += 4) expand_tile<T, 4>(tile, shape, r, hidden, panel, y);
     for (; r < tile.rows; ++r) expand_tile<T, 1>(tile, shape, r, hidden, panel, y);
   }
+}
+
+template <class T>
+void add_tile(const RowTile& tile, const RowTile& next, const LowRankShape& shape, const float* x,
+              float* hidden, float* y) {
+  project_rows<T>(tile, shape, x, hidden);
+  expand_rows<T>(tile, shape, hidden, next, y);
 }
 
 inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs, int64_t count) {
@@ -142,22 +163,23 @@ inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs,
   return tiles;
 }
 
-inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t count,
+inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t num_runs,
                          const LowRankShape& shape, const float* x, float* y) {
-  const std::vector<RowTile> tiles = row_tiles(slots, runs, count);
-  const int64_t panels = (shape.out_features + kFactorPanel - 1) / kFactorPanel;
-  at::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+  const std::vector<RowTile> tiles = row_tiles(slots, runs, num_runs);
+  const int64_t count = tiles.size();
+  if (count == 0) return;
+  const int64_t chunk = divide_up(count, 4 * at::get_num_threads());
+  for_each_chunk(count, chunk, [&](int64_t begin, int64_t end) {
     std::vector<float> hidden;
     for (int64_t i = begin; i < end; ++i) {
       const RowTile& tile = tiles[i];
+      // With two threads the chunk after the next is the likely one.
+      const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
       hidden.resize(tile.rows * tile.slot.rank);
-      if (tile.slot.bfloat16) {
-        project_rows<BFloat16>(tile, shape, x, hidden.data());
-        expand_rows<BFloat16>(tile, shape, hidden.data(), 0, panels, y);
-      } else {
-        project_rows<float>(tile, shape, x, hidden.data());
-        expand_rows<float>(tile, shape, hidden.data(), 0, panels, y);
-      }
+      if (tile.slot.bfloat16)
+        add_tile<BFloat16>(tile, next, shape, x, hidden.data(), y);
+      else
+        add_tile<float>(tile, next, shape, x, hidden.data(), y);
     }
   });
 }

@@ -1,8 +1,7 @@
 // y[m] = scale * y[m] + bias with another (scale, bias) per row.
 #pragma once
 
-#include <ATen/Parallel.h>
-
+#include "parallel.h"
 #include "runs.h"
 
 namespace graftwork {
@@ -29,9 +28,10 @@ inline void apply_output_scale(const OutputScaleSlot* slots, const Run* runs, in
   for (int64_t i = 0; i < count; ++i) {
     const OutputScaleSlot& slot = slots[runs[i].slot];
     if (slot.scale == 0 && slot.bias == 0) continue;
-    at::parallel_for(runs[i].start, runs[i].stop, 64, [&](int64_t begin, int64_t end) {
+    float* first = y + runs[i].start * y_stride;
+    for_each_chunk(runs[i].stop - runs[i].start, 64, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
-        scale_row(slot, out_features, y + row * y_stride);
+        scale_row(slot, out_features, first + row * y_stride);
     });
   }
 }

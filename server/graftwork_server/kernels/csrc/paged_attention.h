@@ -7,12 +7,10 @@
 // can change a bit.
 #pragma once
 
-#include <ATen/Parallel.h>
-
-#include <atomic>
 #include <limits>
 #include <vector>
 
+#include "parallel.h"
 #include "tile.h"
 
 namespace graftwork {
@@ -33,7 +31,7 @@ struct AttentionShape {
   float softcap;            // 0: none
 
   int64_t group() const { return heads / kv_heads; }
-  int64_t padded_dim() const { return (head_dim + kLanes - 1) / kLanes * kLanes; }
+  int64_t padded_dim() const { return divide_up(head_dim, kLanes) * kLanes; }
   int64_t block_floats() const { return kv_heads * block_size * head_dim; }
 };
 
@@ -49,15 +47,19 @@ struct AttentionItem {
 struct AttentionScratch {
   std::vector<float> q, keys, scores, acc, values, max, sum;
 
-  explicit AttentionScratch(const AttentionShape& s) {
+  void fit(const AttentionShape& s) {
     const int64_t rows = std::max(kQueryRows, s.group());
-    q.resize(rows * s.padded_dim());
-    keys.assign(s.padded_dim() * kKeyBlock, 0.0f);
-    scores.resize(rows * kKeyBlock);
-    acc.resize(rows * s.padded_dim());
-    values.assign(kKeyBlock * s.padded_dim(), 0.0f);
-    max.resize(rows);
-    sum.resize(rows);
+    grow(q, rows * s.padded_dim());
+    grow(keys, s.padded_dim() * kKeyBlock);
+    grow(scores, rows * kKeyBlock);
+    grow(acc, rows * s.padded_dim());
+    grow(values, kKeyBlock * s.padded_dim());
+    grow(max, rows);
+    grow(sum, rows);
+  }
+
+  static void grow(std::vector<float>& buffer, size_t size) {
+    if (buffer.size() < size) buffer.resize(size);
   }
 };
 
@@ -71,9 +73,22 @@ inline const float* cache_row(const AttentionShape& s, const AttentionItem& item
 // keys[d][j] = cache[first + j][d]
 inline void transpose_keys(const AttentionShape& s, const AttentionItem& item,
                            const float* k_cache, int64_t first, int64_t count, float* keys) {
-  for (int64_t j = 0; j < count; ++j) {
-    const float* key = cache_row(s, item, k_cache, first + j);
-    for (int64_t d = 0; d < s.head_dim; ++d) keys[d * kKeyBlock + j] = key[d];
+  const int64_t whole = s.head_dim / kLanes * kLanes;
+  const float* rows[kLanes];
+  for (int64_t j = 0; j < count; j += kLanes) {
+    // Rows past the end repeat the last one; their columns are masked.
+    for (int64_t i = 0; i < kLanes; ++i)
+      rows[i] = cache_row(s, item, k_cache, first + std::min(j + i, count - 1));
+    for (int64_t d = 0; d < whole; d += kLanes) {
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) square[i] = load(rows[i] + d);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(keys + (d + i) * kKeyBlock + j, square[i]);
+    }
+    for (int64_t d = whole; d < s.head_dim; ++d)
+      for (int64_t i = 0; i < kLanes; ++i) keys[d * kKeyBlock + j + i] = rows[i][d];
   }
 }
 
@@ -88,8 +103,10 @@ inline float softmax_row(const AttentionShape& s, float* scores, int64_t width, 
   for (int64_t j = 0; j < width; j += kLanes) {
     Vec value = load(scores + j) * s.scale;
     if (s.softcap > 0.0f) value = s.softcap * tanh(value / s.softcap);
-    const IntVec visible = (lane + int32_t(j) >= int32_t(low)) & (lane + int32_t(j) < int32_t(high));
-    value = select(visible, value, hidden);
+    if (j < low || j + kLanes > high) {
+      const IntVec key = lane + int32_t(j);
+      value = (key >= int32_t(low)) & (key < int32_t(high)) ? value : hidden;
+    }
     largest = maximum(largest, value);
     store(scores + j, value);
   }
@@ -102,7 +119,7 @@ inline float softmax_row(const AttentionShape& s, float* scores, int64_t width, 
     total += weight;
     store(scores + j, weight);
   }
-  const float factor = std::exp(before - after);
+  const float factor = exp(splat(before - after))[0];
   *running_max = after;
   *running_sum = *running_sum * factor + sum(total);
   return factor;
@@ -143,7 +160,7 @@ inline void attend(const AttentionShape& s, const AttentionItem& item, const flo
   std::fill(scratch.acc.begin(), scratch.acc.begin() + rows * dim, 0.0f);
   for (int64_t first = begin / kKeyBlock * kKeyBlock; first < end; first += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, end - first);
-    const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
+    const int64_t width = divide_up(count, kLanes) * kLanes;
     transpose_keys(s, item, k_cache, first, count, scratch.keys.data());
     std::fill(scratch.scores.begin(), scratch.scores.begin() + rows * kKeyBlock, 0.0f);
     multiply(rows, s.head_dim, width, scratch.q.data(), dim, scratch.keys.data(), kKeyBlock,
@@ -186,14 +203,10 @@ inline void paged_attention(const AttentionShape& s, int64_t sequences, const in
         items.push_back({head, query_start[i] + first, std::min(step, queries - first),
                          context_lens[i] - queries + first, block_tables + i * s.max_blocks});
   }
-  // Items differ in length, so threads take the next one when they are free.
-  std::atomic<int64_t> next{0};
-  const int64_t count = items.size();
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    AttentionScratch scratch(s);
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1))
-      attend(s, items[i], q, k_cache, v_cache, out, scratch);
+  for_each_chunk(items.size(), 1, [&](int64_t i, int64_t) {
+    static thread_local AttentionScratch scratch;
+    scratch.fit(s);
+    attend(s, items[i], q, k_cache, v_cache, out, scratch);
   });
 }
 

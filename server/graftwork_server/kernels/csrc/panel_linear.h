@@ -5,16 +5,16 @@
 // chain of fused multiply-adds over k ascending. A row's bits depend on nothing else.
 #pragma once
 
-#include <ATen/Parallel.h>
-
-#include <vector>
-
+#include "parallel.h"
 #include "tile.h"
 
 namespace graftwork {
 
 constexpr int kPanel = 32;
 constexpr int kPanelVecs = kPanel / kLanes;
+// Panels are too short for the hardware to foresee them: asking this many bytes ahead halves the
+// time of one row. A prefetch past the end of the weights is harmless.
+constexpr int64_t kAhead = 2048;
 
 // One byte per weight: (panels, in_features, 32) int8.
 struct Int8Codes {
@@ -79,7 +79,7 @@ struct PanelWeights {
   int64_t out_features;
   int64_t group;
 
-  int64_t panels() const { return (out_features + kPanel - 1) / kPanel; }
+  int64_t panels() const { return divide_up(out_features, kPanel); }
   int64_t groups() const { return in_features / group; }
 };
 
@@ -106,8 +106,10 @@ inline void few_rows(const PanelWeights& w, int64_t panel, const float* x, float
     for (int64_t k = g * w.group; k < (g + 1) * w.group; ++k) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* code = codes + p * panel_bytes + k * Codes::kBytesPerK;
+        __builtin_prefetch(code + kAhead);
         Vec weight[kPanelVecs];
-        Codes::widen(codes + p * panel_bytes + k * Codes::kBytesPerK, weight);
+        Codes::widen(code, weight);
 #pragma GCC unroll 8
         for (int v = 0; v < kPanelVecs; ++v) {
           weight[v] *= load(scales + p * panel_scales + g * kPanel + v * kLanes);
@@ -126,14 +128,26 @@ inline void few_rows(const PanelWeights& w, int64_t panel, const float* x, float
     }
 }
 
+// Panels that few_rows takes at once, so that their accumulators fit the registers.
+template <int kRows>
+constexpr int kMostPanels = std::clamp(2 * kTileRows / (kRows * kPanelVecs), 1, 4);
+
+template <class Codes, int kRows, int kPanels = kMostPanels<kRows>>
+void few_rows_chunk(const PanelWeights& w, int64_t panel, int64_t count, const float* x, float* y) {
+  if (count == kPanels)
+    few_rows<Codes, kRows, kPanels>(w, panel, x, y);
+  else if constexpr (kPanels > 1)
+    few_rows_chunk<Codes, kRows, kPanels - 1>(w, panel, count, x, y);
+}
+
 template <class Codes, int kRows>
-void few_rows_range(const PanelWeights& w, int64_t begin, int64_t end, const float* x, float* y) {
-  constexpr int kAccumulators = kTileRows * 2;
-  constexpr int kFit = kAccumulators / (kRows * kPanelVecs);
-  constexpr int kPanels = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
-  int64_t panel = begin;
-  for (; panel + kPanels <= end; panel += kPanels) few_rows<Codes, kRows, kPanels>(w, panel, x, y);
-  for (; panel < end; ++panel) few_rows<Codes, kRows, 1>(w, panel, x, y);
+void few_rows_linear(const PanelWeights& w, const float* x, float* y) {
+  // Equal chunks, as few as fit and the same number for each thread.
+  const int64_t panels = w.panels(), threads = at::get_num_threads();
+  const int64_t rounds = divide_up(panels, threads * kMostPanels<kRows>);
+  for_each_chunk(panels, divide_up(panels, threads * rounds), [&](int64_t begin, int64_t end) {
+    few_rows_chunk<Codes, kRows>(w, begin, end - begin, x, y);
+  });
 }
 
 // Many rows: a block of a panel is widened once into the first-level cache and used by all rows.
@@ -153,8 +167,10 @@ void many_rows(const PanelWeights& w, int64_t panel, int64_t rows, const float* 
       Vec scale[kPanelVecs];
       for (int v = 0; v < kPanelVecs; ++v) scale[v] = load(scales + g * kPanel + v * kLanes);
       for (; k < stop; ++k) {
+        const uint8_t* code = codes + (first + k) * Codes::kBytesPerK;
+        __builtin_prefetch(code + kDepth * Codes::kBytesPerK);  // the next block
         Vec weight[kPanelVecs];
-        Codes::widen(codes + (first + k) * Codes::kBytesPerK, weight);
+        Codes::widen(code, weight);
 #pragma GCC unroll 8
         for (int v = 0; v < kPanelVecs; ++v)
           store(block + k * kPanel + v * kLanes, weight[v] * scale[v]);
@@ -169,24 +185,16 @@ void many_rows(const PanelWeights& w, int64_t panel, int64_t rows, const float* 
 template <class Codes>
 void panel_linear(const PanelWeights& w, int64_t rows, const float* x, float* y) {
   constexpr int64_t kRowBlock = 128;  // its accumulators and its slice of x stay in the caches
+  if (rows == 1) return few_rows_linear<Codes, 1>(w, x, y);
+  if (rows == 2) return few_rows_linear<Codes, 2>(w, x, y);
+  if (rows == 3) return few_rows_linear<Codes, 3>(w, x, y);
+  if (rows == 4) return few_rows_linear<Codes, 4>(w, x, y);
   const int64_t panels = w.panels();
-  if (rows <= 4) {
-    at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-      if (rows == 1) few_rows_range<Codes, 1>(w, begin, end, x, y);
-      if (rows == 2) few_rows_range<Codes, 2>(w, begin, end, x, y);
-      if (rows == 3) few_rows_range<Codes, 3>(w, begin, end, x, y);
-      if (rows == 4) few_rows_range<Codes, 4>(w, begin, end, x, y);
-    });
-    return;
-  }
-  const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  at::parallel_for(0, panels * row_blocks, 1, [&](int64_t begin, int64_t end) {
+  for_each_chunk(panels * divide_up(rows, kRowBlock), 1, [&](int64_t item, int64_t) {
     alignas(64) float accumulators[kRowBlock * kPanel];
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = (item / panels) * kRowBlock;
-      many_rows<Codes>(w, item % panels, std::min(kRowBlock, rows - first),
-                       x + first * w.in_features, y + first * w.out_features, accumulators);
-    }
+    const int64_t first = item / panels * kRowBlock;
+    many_rows<Codes>(w, item % panels, std::min(kRowBlock, rows - first),
+                     x + first * w.in_features, y + first * w.out_features, accumulators);
   });
 }
 

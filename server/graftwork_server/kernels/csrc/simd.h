@@ -6,9 +6,9 @@
 // copy of a loop and not in another, and then a row's bits depend on the tile it falls into.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -122,35 +122,70 @@ inline void store_first(float* p, Vec v, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) p[lane] = v[lane];
 }
 
-// Pairwise over halves: one fixed order for every caller.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define GRAFTWORK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+#endif
+#if !defined(GRAFTWORK_SHUFFLE)
+#define GRAFTWORK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IntVec{__VA_ARGS__})
+#endif
+
+using Lanes = std::make_integer_sequence<int, kLanes>;
+
+// Lane i of the result is lane i ^ kStep of v.
+template <int kStep, int... I>
+inline Vec swap_lanes(Vec v, std::integer_sequence<int, I...>) {
+  return GRAFTWORK_SHUFFLE(v, v, (I ^ kStep)...);
+}
+
+// Folds halves onto each other: one fixed order for every caller.
+template <int kStep = kLanes / 2>
 inline float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
+  if constexpr (kStep == 0)
+    return v[0];
+  else
+    return sum<kStep / 2>(v + swap_lanes<kStep>(v, Lanes{}));
 }
 
+inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+template <int kStep = kLanes / 2>
 inline float max(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane)
-      lanes[lane] = lanes[lane] > lanes[lane + width] ? lanes[lane] : lanes[lane + width];
-  return lanes[0];
+  if constexpr (kStep == 0)
+    return v[0];
+  else
+    return max<kStep / 2>(maximum(v, swap_lanes<kStep>(v, Lanes{})));
 }
 
-inline Vec select(IntVec mask, Vec yes, Vec no) {
-  return from_bits((mask & bits(yes)) | (~mask & bits(no)));
+template <int kStep, int... I>
+inline Vec first_blocks(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return GRAFTWORK_SHUFFLE(a, b, (I & kStep ? kLanes + I - kStep : I)...);
 }
 
-inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
+template <int kStep, int... I>
+inline Vec second_blocks(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return GRAFTWORK_SHUFFLE(a, b, (I & kStep ? kLanes + I : I + kStep)...);
+}
+
+// Transposes a square of kLanes rows by exchanging ever smaller off-diagonal blocks.
+template <int kStep = kLanes / 2>
+inline void transpose(Vec rows[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    if ((i & kStep) == 0) {
+      const Vec a = rows[i], b = rows[i + kStep];
+      rows[i] = first_blocks<kStep>(a, b, Lanes{});
+      rows[i + kStep] = second_blocks<kStep>(a, b, Lanes{});
+    }
+  if constexpr (kStep > 1) transpose<kStep / 2>(rows);
+}
 
 // exp for x <= 88; zero below -87. Relative error about 1e-7 (the polynomial of Cephes' expf).
 inline Vec exp(Vec x) {
   const Vec magic = splat(12582912.0f);  // adding 1.5 * 2^23 rounds to the nearest integer
   const IntVec underflow = x < -87.0f;
-  x = select(underflow, splat(-87.0f), x);
+  x = underflow ? splat(-87.0f) : x;
   const Vec shifted = fma(x, 1.44269504088896341f, magic);
   const Vec n = shifted - magic;
   Vec r = fma(n, -0.693359375f, x);
@@ -164,12 +199,13 @@ inline Vec exp(Vec x) {
   p = fma(p, r * r, r) + 1.0f;
   const IntVec exponent = (bits(shifted) - bits(magic)) << 23;
   const Vec result = from_bits(bits(p) + exponent);
-  return select(underflow, Vec{}, result);
+  return underflow ? Vec{} : result;
 }
 
 inline Vec tanh(Vec x) {
   // Past 9 tanh is 1 in float32.
-  x = select(x > 9.0f, splat(9.0f), select(x < -9.0f, splat(-9.0f), x));
+  x = x > 9.0f ? splat(9.0f) : x;
+  x = x < -9.0f ? splat(-9.0f) : x;
   return 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
 }
 

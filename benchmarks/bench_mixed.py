@@ -1,0 +1,122 @@
+"""Sixteen requests at once, each with its own LoRA: Graftwork over gRPC against its own base-only
+figure and against PEFT's mixed batch, in one process, medians.
+
+    python -m benchmarks.bench_mixed [--repeats 3]
+
+Rank-16 LoRAs on all linear layers of the default model, about 57 prompt and 64 new tokens each,
+greedy, no early stop, no prefix cache hits. Prefill and gRPC are included, start-up and loading are
+not. The last line is JSON: tokens per second of `mixed`, `base` and `peft`, and the ratios.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from graftwork import AsyncClient
+from graftwork_server.config import load_settings
+from graftwork_server.default_model import ensure_default_model
+from graftwork_server.serve import load_base, running_server
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.peft_baseline import PeftBaseline
+from benchmarks.workload import NEW_TOKENS, NUM_REQUESTS, prompts, save_lora_adapters
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    transformers_logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model_path = ensure_default_model()
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+        adapters = save_lora_adapters(model, folder)
+        del model
+        gc.collect()
+        base, mixed = asyncio.run(measure_graftwork(folder, adapters, repeats))
+        peft = measure_peft(model_path, adapters, repeats)
+    result = {"mixed": mixed, "base": base, "peft": peft}
+    result |= {"vs_peft": mixed / peft, "vs_base": mixed / base}
+    print(json.dumps({key: round(value, 3) for key, value in result.items()}))
+
+
+async def measure_graftwork(
+    folder: Path, adapters: list[Path], repeats: int
+) -> tuple[float, float]:
+    """Tokens per second of base-only and of mixed batches, taken in turns."""
+    settings = load_settings(
+        None,
+        {
+            "data_dir": str(folder / "data"),
+            "grpc": {"port": 0},
+            "metrics": {"port": 0},
+            "adapters": {"roots": [str(folder)]},
+        },
+    )
+    base = load_base(settings)
+    tokenizer = base.tokenizer
+    async with (
+        running_server(settings, base) as server,
+        AsyncClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        for index, adapter in enumerate(adapters):
+            await client.adapters.create(f"a{index}", str(adapter))
+            await client.adapters.load(f"a{index}")
+        names = [f"a{index}" for index in range(len(adapters))]
+        runs: dict[str, list[float]] = {"base": [], "mixed": []}
+        for repeat in range(repeats + 1):
+            # A prompt of each run begins in its own way, so that the prefix cache has no part.
+            for kind, chosen in (("base", [""] * NUM_REQUESTS), ("mixed", names)):
+                token_ids = distinct(prompts(tokenizer), salt=2 * repeat + (kind == "mixed"))
+                speed = await generate_together(client, token_ids, chosen)
+                if repeat:  # the first warms up
+                    runs[kind].append(speed)
+                    print(f"graftwork {kind:5} {speed:7.1f} tok/s", flush=True)
+    return statistics.median(runs["base"]), statistics.median(runs["mixed"])
+
+
+def distinct(token_ids: list[list[int]], *, salt: int) -> list[list[int]]:
+    """Prompts that share no prefix with each other or with those of another salt."""
+    return [[1000 + salt * 100 + row, *ids[1:]] for row, ids in enumerate(token_ids)]
+
+
+async def generate_together(
+    client: AsyncClient, token_ids: list[list[int]], adapters: list[str]
+) -> float:
+    """All requests at once, streamed; new tokens per second from the first request to the end."""
+
+    async def one(ids: list[int], adapter: str) -> int:
+        options = {"max_tokens": NEW_TOKENS, "ignore_eos": True, "adapter": adapter}
+        async with client.stream(ids, **options) as stream:
+            return sum([len(delta.token_ids) async for delta in stream])
+
+    started = time.perf_counter()
+    counts = await asyncio.gather(
+        *(one(ids, adapter) for ids, adapter in zip(token_ids, adapters, strict=True))
+    )
+    seconds = time.perf_counter() - started
+    assert counts == [NEW_TOKENS] * len(token_ids), counts
+    return sum(counts) / seconds
+
+
+def measure_peft(model_path: Path, adapters: list[Path], repeats: int) -> float:
+    baseline = PeftBaseline(model_path, adapters)
+    token_ids = prompts(baseline.tokenizer)
+    baseline.generate(token_ids, new_tokens=2)  # warms up
+    speeds = []
+    for _ in range(repeats):
+        speeds.append(baseline.generate(token_ids))
+        print(f"peft      mixed {speeds[-1]:7.1f} tok/s", flush=True)
+    return statistics.median(speeds)
+
+
+if __name__ == "__main__":
+    main()
