@@ -18,7 +18,10 @@ from graftwork_adapters.canonical_linear import (
     Circulant,
     DenseDelta,
     Kronecker,
+    SharedBases,
     SharedLowRank,
+    SparseDelta,
+    SpectralDelta,
 )
 from graftwork_adapters.errors import CannotCompose, ZeroEffect
 from graftwork_adapters.lowering import module_has_effect
@@ -121,13 +124,15 @@ def _scaled(term: AddedTerm, weight: float) -> AddedTerm:
     match term:
         case SharedLowRank():
             return dataclasses.replace(term, b_scale=term.b_scale * weight)
+        case SharedBases():
+            return dataclasses.replace(term, row_scale=term.row_scale * weight)
         case Kronecker():
             return dataclasses.replace(term, left=term.left * weight)
         case Circulant():
             return Circulant(term.kernels * weight)
         case DenseDelta():
             return DenseDelta(term.delta * weight)
-        case _:
+        case SparseDelta() | SpectralDelta():
             return dataclasses.replace(term, values=term.values * weight)
 
 
