@@ -73,8 +73,10 @@ def is_adapterhub(folder: Path) -> bool:
 def import_folder(
     folder: Path, roots: Sequence[Path], limits: AdapterLimits
 ) -> Mapping[str, bytes]:
-    """The files of our own style, by name. Raises InvalidArtifact, UnsupportedField, PathNotAllowed,
-    ArtifactTooLarge, SourceNotFound."""
+    """The files of our own style, by name.
+
+    Raises InvalidArtifact, UnsupportedField, PathNotAllowed, ArtifactTooLarge, SourceNotFound.
+    """
     fields = _read_config(confine(folder / CONFIG_FILE, roots), limits)
     data = _read(confine(folder / SAFE_WEIGHTS, roots), limits.max_weights_bytes)
     read_header(io.BytesIO(data), len(data), source=SAFE_WEIGHTS)

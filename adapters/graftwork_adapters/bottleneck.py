@@ -1,7 +1,7 @@
 """Bottleneck adapter layers (Houlsby et al., 2019; Pfeiffer et al., 2020), as a model to train.
 
-PEFT has none, so the artifact type is ours, in PEFT's file style: adapter_config.json with peft_type
-"BOTTLENECK", and tensors under "base_model.model." + layer + ".attention_adapter." or
+PEFT has none, so the artifact type is ours, in PEFT's file style: adapter_config.json with
+peft_type "BOTTLENECK", and tensors under "base_model.model." + layer + ".attention_adapter." or
 ".output_adapter." + "down", "up", "norm_before" or "norm_after" + ".weight" or ".bias".
 
 What they compute is what AdapterHub's `adapters` computes on a decoder whose norms come first.
@@ -115,7 +115,8 @@ class BottleneckBlock(nn.Module):
 def add_bottlenecks(model: Any, config: BottleneckConfig) -> dict[str, BottleneckBlock]:
     """Freezes a decoder model of transformers and adds blocks, which alone are trained, in place.
 
-    model: a PreTrainedModel. Returns the blocks by their names in the model. The model may then be given to any trainer.
+    model: a PreTrainedModel. Returns the blocks by their names in the model. The model may then be
+    given to any trainer.
     """
     model.requires_grad_(requires_grad=False)
     hidden_size = model.config.hidden_size
@@ -138,8 +139,10 @@ def add_bottlenecks(model: Any, config: BottleneckConfig) -> dict[str, Bottlenec
 def save_bottlenecks(
     model: nn.Module, config: BottleneckConfig, folder: Path, **fields: str
 ) -> None:
-    """Writes a folder that can be registered; `fields` are further ones of adapter_config.json, such
-    as the base's digest."""
+    """Writes a folder that can be registered.
+
+    `fields` are further ones of adapter_config.json, such as the base's digest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     values = {"peft_type": PEFT_TYPE, **asdict(config), **fields}
     (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True))

@@ -41,7 +41,10 @@ class Registrar:
         request: MutationRequest | None,
         task_id: int | None = None,
     ) -> VersionRecord:
-        """From a folder under the roots, PEFT's or AdapterHub's. Raises AdapterError, InvalidFieldError."""
+        """From a folder under the roots, PEFT's or AdapterHub's.
+
+        Raises AdapterError, InvalidFieldError.
+        """
         if (known := self.registry.recall_version(request)) is not None:
             return known
         folder = source_folder(source, self.roots)

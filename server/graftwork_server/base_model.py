@@ -61,7 +61,7 @@ class BaseModel:
         self.linear_modules: Mapping[str, LinearModule] = {
             name: describe_linear(module) for name, module in self._linears.items()
         }
-        self._others = {
+        self._others: dict[str, nn.Module] = {
             name: module
             for name, module in model.named_modules()
             if not is_linear(module) and dict(module.named_parameters(recurse=False))
@@ -162,7 +162,8 @@ def describe_linear(module: nn.Linear | Conv1D) -> LinearModule:
 
 
 def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    names = (name for name, module in model.named_modules() if module is wanted)
+    return cast("str", next(names))
 
 
 def decoder_layers(model: PreTrainedModel) -> Iterator[DecoderLayer]:

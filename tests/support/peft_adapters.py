@@ -31,7 +31,8 @@ def peft_remarks_ignored() -> Iterator[None]:
 
 
 def load_peft(model: nn.Module, folder: Path | None) -> nn.Module:
-    """The model with an adapter as PEFT (for bottlenecks, our trainable model) loads it, in evaluation mode; without one, the model."""
+    """The model with an adapter as PEFT loads it, or our trainable model where it has bottlenecks,
+    in evaluation mode; without one, the model."""
     tree: nn.Module = alias(model)
     if folder is None:
         return tree.eval()

@@ -1,5 +1,5 @@
-"""Houlsby and Pfeiffer bottleneck layers: served as the trainable model computes them, and that model
-as AdapterHub defines them."""
+"""Houlsby and Pfeiffer bottleneck layers: served as the trainable model computes them, and that
+model as AdapterHub defines them."""
 
 from pathlib import Path
 
