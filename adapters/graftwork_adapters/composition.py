@@ -27,6 +27,8 @@ from graftwork_adapters.errors import CannotCompose, ZeroEffect
 from graftwork_adapters.lowering import module_has_effect
 
 _LINEAR_PARTS = frozenset({"low_rank", "bias_delta", "added_term"})
+# Where the name of a part's field does not say enough.
+_SHOWN = {"replaced": "replaced modules"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,11 @@ def _check_adds_up(component: Component, adapter: LoweredAdapter) -> None:
         names = (field.name for field in dataclasses.fields(module))
         present |= {name for name in names if _is_there(getattr(module, name))} - _LINEAR_PARTS
     if present:
+        shown = sorted(_SHOWN.get(name, name.replace("_", " ")) for name in present)
         raise CannotCompose(
             component.selector,
             component.method,
-            f"its {' and '.join(sorted(name.replace('_', ' ') for name in present))} cannot be "
-            "scaled or added up",
+            f"its {' and '.join(shown)} cannot be scaled or added up",
         )
 
 

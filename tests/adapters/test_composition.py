@@ -15,6 +15,13 @@ from graftwork_adapters.canonical_linear import (
     Kronecker,
     SparseDelta,
 )
+from graftwork_adapters.canonical_parts import (
+    Bottleneck,
+    ClassifierHead,
+    GatedPrompt,
+    KeyValuePrefix,
+    TokenRows,
+)
 from graftwork_adapters.composition import Component, compose, composition_digest
 from graftwork_adapters.errors import CannotCompose, ZeroEffect
 from hypothesis import given, settings
@@ -102,6 +109,9 @@ def test_added_terms_of_one_kind_add_up(make, scaled):
 
 
 INDICES = torch.tensor([0, 1])
+ROWS = TokenRows(INDICES, torch.ones(2, 5))
+HEADS = torch.ones(1, 2, 1, 5)
+FACTOR = torch.ones(5, 5)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,17 @@ def test_terms_of_two_kinds_are_refused():
         (adapter(input_transform=InputScale(torch.ones(5))), "input transform"),
         (adapter(output_transform=BiasedScale(torch.ones(4))), "output transform"),
         (LoweredAdapter(virtual_tokens=torch.ones(2, 5)), "virtual tokens"),
+        (LoweredAdapter(prefix=KeyValuePrefix(HEADS, HEADS)), "prefix"),
+        (LoweredAdapter(gated_prompts={0: GatedPrompt(HEADS[0], HEADS[0], 1.0)}), "gated prompts"),
+        (
+            LoweredAdapter(
+                bottlenecks={"m": Bottleneck(FACTOR, FACTOR[0], FACTOR, FACTOR[0], "relu")}
+            ),
+            "bottlenecks",
+        ),
+        (LoweredAdapter(replaced={"m": {"weight": FACTOR}}), "replaced modules"),
+        (LoweredAdapter(embedding_rows=ROWS, head_rows=ROWS), "embedding rows and head rows"),
+        (LoweredAdapter(classifier=ClassifierHead(FACTOR, None, tuple("abcde"))), "classifier"),
     ],
 )
 def test_what_does_not_add_up_is_refused(refused, part):

@@ -77,6 +77,10 @@ async def test_classes_and_rewards(tmp_path: Path) -> None:
                 assert (classification.reward is not None) == is_reward
         with pytest.raises(FailedPrecondition, match="classifier"):
             await client.generate(PROMPT, adapter="labels-3")
+        with pytest.raises(FailedPrecondition, match=r"labels-\d@1.*classifier cannot be scaled"):
+            await client.score(PROMPT, adapters={"labels-1": 1, "labels-3": 0.5})
+        with pytest.raises(FailedPrecondition, match=r"labels-1@1.*classifier cannot be scaled"):
+            await client.score(PROMPT, adapter="labels-1", adapter_scale=0.5)
         with pytest.raises(InvalidArgument, match="completions"):
             await client.score(PROMPT)
 

@@ -1,10 +1,23 @@
 """LN tuning, modules_to_save and trainable tokens: parts of the base that are the adapter's own."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from graftwork_adapters.errors import InvalidArtifact, UnsupportedField, WrongBase, ZeroEffect
-from peft import LNTuningConfig, LoraConfig, PeftConfig, TrainableTokensConfig
+from peft import (
+    DeloraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoraConfig,
+    MissConfig,
+    PeftConfig,
+    RoadConfig,
+    TrainableTokensConfig,
+    VBLoRAConfig,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -63,6 +76,29 @@ def test_a_saved_module_that_holds_others(tmp_path: Path) -> None:
     model = tiny_model("llama")
     config = lora_config(4, target_modules=["q_proj"], modules_to_save=["mlp"])
     check_mixed_batch(model, [save(model, config, tmp_path / "mlp")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        LoHaConfig,
+        partial(MissConfig, r=4),
+        partial(DeloraConfig, r=4),
+        partial(VBLoRAConfig, num_vectors=6, vector_length=4, save_only_topk_weights=True),
+        partial(IA3Config, feedforward_modules=["down_proj"]),
+        partial(RoadConfig, group_size=8),
+    ],
+)
+def test_saved_modules_beside_other_methods(
+    make: Callable[..., PeftConfig], tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    config = make(target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"], **CAUSAL)
+    folder = save(model, config, tmp_path / "both")
+    lowered = TinyEngine(model).lower(folder)
+    assert lowered.modules
+    assert list(lowered.replaced) == ["lm_head"]
+    check_mixed_batch(model, [folder], tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
