@@ -24,7 +24,7 @@ from graftwork_adapters.canonical_linear import (
     SpectralDelta,
 )
 from graftwork_adapters.errors import CannotCompose, ZeroEffect
-from graftwork_adapters.lowering import has_effect
+from graftwork_adapters.lowering import module_has_effect
 
 _LINEAR_PARTS = frozenset({"low_rank", "bias_delta", "added_term"})
 
@@ -57,7 +57,7 @@ def compose(parts: Sequence[tuple[Component, LoweredAdapter]]) -> LoweredAdapter
         for name, module in adapter.modules.items():
             modules.setdefault(name, []).append((component, module))
     whole = LoweredAdapter({name: _sum(name, found) for name, found in sorted(modules.items())})
-    if not has_effect(whole):
+    if not any(module_has_effect(module) for module in whole.modules.values()):
         raise ZeroEffect
     return whole
 

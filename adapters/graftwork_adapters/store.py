@@ -146,6 +146,21 @@ class Staging:
                 while chunk := source.read(_CHUNK_BYTES):
                     self.write(filename, chunk)
 
+    def flush(self) -> None:
+        """Makes all that was written readable in the folder."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            self._close_file()
+
+    def replace(self, filename: str, data: bytes) -> None:
+        """Writes a file anew that is there. Raises as `write`."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            self._close_file()
+            del self._sizes[filename]
+            (self.folder / filename).unlink()
+        self.write(filename, data)
+
     def finish(self) -> str:
         """Syncs the files; returns the digest over them. Nothing may be written after it."""
         with self._lock, _disk_errors():

@@ -223,24 +223,32 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
 
 
 def create_version_request(
-    adapter: str, source: str, make_live: bool | None, request_id: str | None
+    adapter: str,
+    source: str,
+    make_live: bool | None,
+    request_id: str | None,
+    task_id: int | None = None,
 ) -> adapter_pb.CreateAdapterVersionRequest:
     request = adapter_pb.CreateAdapterVersionRequest(request_id=request_id or new_request_id())
     _set(request, "adapter", adapter, "adapter")
     _set(request, "source", source, "source")
     if make_live is not None:
         request.make_live = make_live
+    if task_id is not None:
+        _set(request, "task_id", task_id, "task_id")
     return request
 
 
 def upload_header(
-    adapter: str, make_live: bool | None, request_id: str | None
+    adapter: str, make_live: bool | None, request_id: str | None, task_id: int | None = None
 ) -> adapter_pb.UploadAdapterVersionRequest:
     request = adapter_pb.UploadAdapterVersionRequest()
     request.header.request_id = request_id or new_request_id()
     _set(request.header, "adapter", adapter, "header.adapter")
     if make_live is not None:
         request.header.make_live = make_live
+    if task_id is not None:
+        _set(request.header, "task_id", task_id, "header.task_id")
     return request
 
 

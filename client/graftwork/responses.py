@@ -10,6 +10,8 @@ from graftwork.types import (
     AdapterVersion,
     Alternative,
     Choice,
+    Classification,
+    ClassScore,
     CompletionScore,
     Component,
     Delta,
@@ -108,9 +110,20 @@ def logprobs(messages: Iterable[generation_pb.TokenLogprob]) -> tuple[TokenLogpr
 
 def score_result(message: generation_pb.ScoreResponse) -> ScoreResult:
     scores = tuple(
-        CompletionScore(logprobs(score.logprobs), score.total_logprob) for score in message.scores
+        CompletionScore(logprobs(score.logprobs), score.total_logprob, classification(score))
+        for score in message.scores
     )
     return ScoreResult(served_by(message.served_by), scores, usage(message.usage))
+
+
+def classification(score: generation_pb.ScoreResponse.CompletionScore) -> Classification | None:
+    if not score.HasField("classification"):
+        return None
+    message = score.classification
+    return Classification(
+        tuple(ClassScore(c.label, c.logit, c.probability) for c in message.classes),
+        message.reward if message.HasField("reward") else None,
+    )
 
 
 def tokenization(message: generation_pb.TokenizeResponse) -> Tokenization:
@@ -169,6 +182,7 @@ def adapter_version(message: adapter_pb.AdapterVersion) -> AdapterVersion:
         residency=_RESIDENCIES.get(message.residency, Residency.UNKNOWN),
         create_time=time(message.create_time),
         source=message.source,
+        labels=tuple(message.labels),
     )
 
 

@@ -154,14 +154,35 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScore:
+    label: str
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a classifier or reward model says of prompt and completion."""
+
+    classes: tuple[ClassScore, ...]
+    reward: float | None  # the logit of the only label, where there is but one
+
+    @property
+    def label(self) -> str:
+        """The likeliest."""
+        return max(self.classes, key=lambda scored: scored.logit).label
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionScore:
     logprobs: tuple[TokenLogprob, ...]
     total_logprob: float
+    classification: Classification | None = None  # instead, from a classifier or reward model
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """One score for each completion, in order."""
+    """One score for each completion, in order; one of the prompt where there are none."""
 
     served_by: ServedBy
     scores: tuple[CompletionScore, ...]
@@ -233,6 +254,7 @@ class AdapterVersion:
     residency: Residency
     create_time: datetime
     source: str
+    labels: tuple[str, ...] = ()  # of a classifier; one of a reward model
 
     @property
     def selector(self) -> str:

@@ -37,6 +37,11 @@ class ServingAdapter:
     def num_virtual_tokens(self) -> int:
         return sum(version.num_virtual_tokens for version, _ in self.components)
 
+    @property
+    def classifier(self) -> VersionRecord | None:
+        """The classifier or reward model among the components; None where they generate text."""
+        return next((version for version, _ in self.components if version.labels), None)
+
     def served_by(self, base_digest: str) -> pb.ServedBy:
         served_by = pb.ServedBy(base_digest=base_digest, digest=self.digest)
         if len(self.components) == 1:
@@ -90,11 +95,12 @@ class AdapterChooser:
         if len(parts) == 1 and parts[0].weight == 1:
             return ServingAdapter(components, parts[0].digest, weights_digest, is_composed=False)
         for version, _ in components:
-            if version.num_virtual_tokens and version.digest != weights_digest:
+            if version.digest == weights_digest:
+                continue
+            part = "virtual tokens" if version.num_virtual_tokens else "classifier"
+            if version.num_virtual_tokens or version.labels:
                 raise CannotCompose(
-                    version.selector,
-                    version.method,
-                    "its virtual tokens cannot be scaled or added up",
+                    version.selector, version.method, f"its {part} cannot be scaled or added up"
                 )
         return ServingAdapter(
             components, composition_digest(parts), weights_digest, is_composed=True

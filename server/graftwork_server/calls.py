@@ -68,7 +68,8 @@ class GenerateCall:
 
 @dataclass(frozen=True, slots=True)
 class ScoreCall:
-    """A valid ScoreRequest. A completion is text that is not empty, or at least one token id."""
+    """A valid ScoreRequest. A completion is text that is not empty, or at least one token id; only
+    a classifier or reward model scores without completions."""
 
     adapters: tuple[WeightedSelector, ...]
     prompt: PromptInput

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
 
@@ -21,9 +22,11 @@ from graftwork_server.calls import (
     check_score_length,
     tokens_to_generate,
 )
+from graftwork_server.class_scores import classification_to_proto
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import Dispatcher
+from graftwork_server.errors import NotAGenerator
 from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
@@ -31,7 +34,7 @@ from graftwork_server.plan import TokenLogprob
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.request import Constraint, SamplingParams, Sequence
 from graftwork_server.request_timer import RequestTimer
-from graftwork_server.score_stream import collect_scores
+from graftwork_server.score_stream import collect_class_scores, collect_scores
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
@@ -119,8 +122,12 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         parts = self._parts
         call = parts.validator.score(request)
-        parts.dispatcher.check_capacity(len(call.completions))
+        parts.dispatcher.check_capacity(len(call.completions) or 1)
         with parts.adapters.holding(call.adapters) as adapter:
+            if adapter.classifier is not None:
+                return await self._classify(call, adapter, adapter.classifier.labels, context)
+            if not call.completions:
+                raise InvalidFieldError("completions", "is empty: give at least one")
             prompt, completions = await self._in_background(
                 lambda: self._score_tokens(call, adapter)
             )
@@ -150,6 +157,41 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 logprobs=[to_proto(logprob, parts.detokenizer) for logprob in scored],
                 total_logprob=sum(logprob.logprob or 0.0 for logprob in scored),
             )
+        return response
+
+    async def _classify(
+        self,
+        call: ScoreCall,
+        adapter: ServingAdapter,
+        labels: tuple[str, ...],
+        context: Context,
+    ) -> pb.ScoreResponse:
+        """The classifier's scores of the prompt with each completion, or of the prompt alone."""
+        parts = self._parts
+        prompt, completions = await self._in_background(lambda: self._score_tokens(call, adapter))
+        lengths = [len(completion) for completion in completions]
+        check_score_length(call, len(prompt), lengths, adapter.num_virtual_tokens, parts.limits)
+        sequences = [
+            self._sequence(
+                adapter,
+                (*prompt, *completion),
+                SamplingParams(seed=0),
+                deadline=_deadline(context),
+                classifies=True,
+            )
+            for completion in completions or [()]
+        ]
+        stream = parts.dispatcher.submit(sequences)
+        with contextlib.closing(stream):
+            order = [sequence.sequence_id for sequence in sequences]
+            scores = await collect_class_scores(stream, order)
+        num_tokens = len(prompt) * len(sequences) + sum(lengths)
+        response = pb.ScoreResponse(
+            served_by=adapter.served_by(parts.base.digest),
+            usage=pb.Usage(prompt_tokens=num_tokens),
+        )
+        for logits in scores:
+            response.scores.add(classification=classification_to_proto(labels, logits))
         return response
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
@@ -191,6 +233,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         call = parts.validator.generate(request)
         parts.dispatcher.check_capacity(call.n)
         with parts.adapters.holding(call.adapters, call.episode_id) as adapter:
+            if adapter.classifier is not None:
+                raise NotAGenerator(adapter.classifier.selector)
             prompt = await self._in_background(lambda: self._prompt_tokens(call, adapter))
             constraints = await self._constraints(call)
             num_virtual = adapter.num_virtual_tokens
@@ -241,6 +285,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         stop_token_ids: frozenset[int] = frozenset(),
         priority: int = 0,
         constraint: Constraint | None = None,
+        classifies: bool = False,
     ) -> Sequence:
         num_virtual = adapter.num_virtual_tokens
         return Sequence(
@@ -254,6 +299,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             stop_token_ids=stop_token_ids,
             deadline=deadline,
             constraint=constraint,
+            classifies=classifies,
         )
 
     async def _constraints(self, call: GenerateCall) -> list[Constraint | None]:

@@ -1,7 +1,7 @@
 """An adapter as the kernels want it: packed off the engine's thread, shared by host and slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.packed_parts import PackedParts, pack_parts
 from graftwork_server.packed_terms import PackedTerm, pack_term
 from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, pack_input
 
@@ -40,11 +41,13 @@ class PackedAdapter:
 
     modules: Mapping[str, PackedModule]
     virtual_tokens: Tensor | None  # (num_virtual_tokens, hidden_size)
+    parts: PackedParts = field(default_factory=PackedParts)
 
     @property
     def num_bytes(self) -> int:
-        """Each tensor counts once, also one that many adapters share."""
-        total = 0 if self.virtual_tokens is None else self.virtual_tokens.nbytes
+        """Each tensor of the linear modules counts once, also one that many of them share."""
+        total = self.parts.num_bytes
+        total += 0 if self.virtual_tokens is None else self.virtual_tokens.nbytes
         unique: dict[int, Tensor] = {}
         for module in self.modules.values():
             if module.low_rank is not None:
@@ -65,7 +68,8 @@ def pack_adapter(
         virtual = adapter.virtual_tokens
         if virtual is not None:
             virtual = virtual.to(base.device, base.dtype)
-    return PackedAdapter(modules, virtual)
+        parts = pack_parts(adapter, base)
+    return PackedAdapter(modules, virtual, parts)
 
 
 def _pack_module(

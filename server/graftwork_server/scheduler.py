@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from graftwork_server.blocks import BlockManager, IntegrityError, PrefixKeys
 from graftwork_server.demand import SlotDemand
 from graftwork_server.events import (
+    ClassScoresEvent,
     Event,
     FinishCause,
     FinishedEvent,
@@ -177,6 +178,9 @@ class Scheduler:
                     events.append(PromptLogprobsEvent(sequence.sequence_id, logprobs))
             if sequence.num_computed_tokens >= len(sequence.prompt_token_ids):
                 self._release_followers(tracked)
+            if scheduled.classifies:
+                scores = result.class_scores[sequence.sequence_id]
+                events.append(ClassScoresEvent(sequence.sequence_id, scores))
             if scheduled.samples:
                 events += self._append(tracked, sampled[sequence.sequence_id])
             elif not sequence.samples and sequence.num_computed_tokens == sequence.num_tokens:

@@ -279,7 +279,7 @@ def build_runner(
 
 
 def kv_shapes(base: BaseModel) -> list[tuple[int, int]]:
-    return [(shape.num_kv_heads, shape.head_dim) for shape in base.attention_shapes]
+    return [(layer.num_kv_heads, layer.head_dim) for layer in base.layers]
 
 
 def factor_dtype_of(settings: Settings, base: BaseModel) -> torch.dtype | None:

@@ -76,8 +76,6 @@ class RequestValidator:
 
     def score(self, request: pb.ScoreRequest) -> ScoreCall:
         """Raises InvalidFieldError."""
-        if not request.completions:
-            raise InvalidFieldError("completions", "is empty: give at least one")
         _check_count("completions", len(request.completions), self._limits.max_completions)
         completions: list[str | tuple[int, ...]] = []
         for index, completion in enumerate(request.completions):

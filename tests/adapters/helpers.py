@@ -13,6 +13,7 @@ from graftwork_adapters.canonical import LinearModule, LoweredAdapter, ModuleAda
 from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.lowering import lower
+from graftwork_server.base_model import decoder_layers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -63,6 +64,17 @@ class DescribedModel:
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
         }
+        self._others = {
+            name: module
+            for name, module in model.named_modules()
+            if name not in self._modules and dict(module.named_parameters(recurse=False))
+        }
+        self.model_type: str = model.config.model_type
+        names = {module: name for name, module in model.named_modules()}
+        self.embedding_name = names[model.get_input_embeddings()]
+        self.head_name = names[model.get_output_embeddings()]
+        self.has_tied_head: bool = model.config.tie_word_embeddings
+        self.layers = tuple(decoder_layers(model))
         self.digest = digest
         self.hidden_size: int = model.config.hidden_size
         self.context_length = CONTEXT_LENGTH
@@ -70,9 +82,23 @@ class DescribedModel:
     @property
     def linear_modules(self) -> Mapping[str, LinearModule]:
         return {
-            name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
+            name: LinearModule(
+                *reversed(self.weight(name).shape),
+                module.bias is not None,
+                isinstance(module, Conv1D),
+            )
             for name, module in self._modules.items()
         }
+
+    @property
+    def other_modules(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        return {
+            name: {k: tuple(p.shape) for k, p in module.named_parameters(recurse=False)}
+            for name, module in self._others.items()
+        }
+
+    def parameter(self, module: str, name: str) -> Tensor:
+        return self._others[module].get_parameter(name).detach().float()
 
     def weight(self, name: str) -> Tensor:
         module = self._modules[name]

@@ -218,6 +218,9 @@ def test_a_pipe_does_not_hang(folder: Path) -> None:
         ({"lora_bias": True}, "disagree about lora_B.bias"),
         ({"use_rslora": 1}, "use_rslora must be true or false"),
         ({"lora_alpha": 1e300}, "overflow"),
+        ({"modules_to_save": ["lm_head"]}, "match lm_head of the base, but there are no tensors"),
+        ({"task_type": "SEQ_CLS"}, "holds no linear head named score or classifier"),
+        ({"trainable_token_indices": [1, 2]}, "no trained tokens for model.embed_tokens"),
     ],
 )
 def test_configs_that_disagree_with_their_tensors(
@@ -240,11 +243,9 @@ def test_configs_that_disagree_with_their_tensors(
         ("kasa_config", {"beta": 1}),
         ("layer_replication", [[0, 1], [0, 2]]),
         ("megatron_config", {"a": 1}),
-        ("modules_to_save", ["lm_head"]),
         ("monteclora_config", {"a": 1}),
         ("target_parameters", ["experts.gate_up_proj"]),
-        ("task_type", "SEQ_CLS"),
-        ("trainable_token_indices", [1, 2]),
+        ("task_type", "TOKEN_CLS"),
         ("use_bdlora", {"nblocks": 2}),
         ("use_qalora", True),
         ("velora_config", {"scale": 1}),
@@ -392,11 +393,15 @@ def test_another_output_head_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"num_virtual_tokens": 5}, InvalidArtifact, "num_virtual_tokens 5"),
-        ({"token_dim": 8}, InvalidArtifact, "token_dim 8"),
+        (
+            {"num_virtual_tokens": 5},
+            InvalidArtifact,
+            r"num_virtual_tokens and token_dim: \(5, 16\)",
+        ),
+        ({"token_dim": 8}, InvalidArtifact, r"num_virtual_tokens and token_dim: \(4, 8\)"),
         ({"token_dim": None}, InvalidArtifact, "token_dim must be"),
         ({"num_transformer_submodules": 2}, UnsupportedField, "num_transformer_submodules"),
-        ({"modules_to_save": ["lm_head"]}, UnsupportedField, "modules_to_save"),
+        ({"modules_to_save": ["lm_head"]}, InvalidArtifact, "no tensors for it"),
     ],
 )
 def test_prompt_tuning_configs(

@@ -216,7 +216,6 @@ def test_score():
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({}, "completions"),
         ({"completions": [{"text": "a"}] * 3}, "completions"),
         ({"completions": [{}]}, "completions[0]"),
         ({"completions": [{"text": ""}]}, "completions[0].text"),
@@ -229,6 +228,10 @@ def test_score_refused(fields, field):
     with pytest.raises(InvalidFieldError) as caught:
         VALIDATOR.score(pb.ScoreRequest(**{"text": "p", **fields}))
     assert caught.value.field == field
+
+
+def test_score_without_completions_is_for_classifiers():
+    assert VALIDATOR.score(pb.ScoreRequest(text="p")).completions == ()
 
 
 def test_tokenize_refused():

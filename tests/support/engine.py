@@ -14,10 +14,11 @@ from graftwork_server import attention
 from graftwork_server.attention import allocate_kv_caches
 from graftwork_server.base_model import prepare_base_model
 from graftwork_server.device_adapters import DeviceAdapters
+from graftwork_server.events import ClassScoresEvent
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
 from graftwork_server.packed_adapter import pack_adapter
-from graftwork_server.plan import ScheduledSequence, StepPlan, StepResult
+from graftwork_server.plan import ScheduledSequence, StepPlan, StepResult, TokenLogprob
 from graftwork_server.request import SamplingParams, Sequence
 from graftwork_server.runner import Runner
 from graftwork_server.sampler import Sampler
@@ -58,7 +59,7 @@ class TinyEngine:
         )
         self.adapters = DeviceAdapters(self.base, max_slots=max_slots)
         caches = allocate_kv_caches(
-            [(shape.num_kv_heads, shape.head_dim) for shape in self.base.attention_shapes],
+            [(layer.num_kv_heads, layer.head_dim) for layer in self.base.layers],
             num_blocks=NUM_BLOCKS,
             block_size=BLOCK_SIZE,
             dtype=self.base.dtype,
@@ -109,6 +110,49 @@ class TinyEngine:
         self._clear(slots)
         return [torch.cat(parts) for parts in collected]
 
+    def prompt_logprobs(
+        self, folder: Path | None, prompt: list[int], chunk_size: int = 1000
+    ) -> list[TokenLogprob]:
+        """What a Score of the prompt reports."""
+        slots, (num_virtual,) = self._place([folder])
+        virtual = (-1 - i for i in range(num_virtual))
+        sampling = SamplingParams(seed=0, prompt_logprobs=0)
+        sequences = {0: Sequence(0, (*virtual, *prompt), sampling, max_tokens=0)}
+        tables = [tuple(range(-(-sequences[0].num_tokens // BLOCK_SIZE)))]
+        found: list[TokenLogprob] = []
+        done = 0
+        while plan := _next_plan(sequences, slots, tables, done, chunk_size):
+            found += self.runner.execute(plan, sequences).prompt_logprobs[0]
+            done += chunk_size
+        self._clear(slots)
+        return found
+
+    def classify(
+        self, folders: Seq[Path], prompts: Seq[list[int]], max_tokens_per_step: int = 64
+    ) -> list[tuple[float, ...]]:
+        """Logits by label of each prompt's last token, through the real scheduler."""
+        scheduler = self._scheduler(max_tokens_per_step, 64, NUM_BLOCKS)
+        slots, num_virtual = self._place(folders, scheduler)
+        sequences = {
+            row: Sequence(
+                row,
+                (*(-1 - i for i in range(num_virtual[row])), *prompt),
+                SamplingParams(seed=0),
+                max_tokens=0,
+                adapter_digest=str(folders[row]),
+                classifies=True,
+            )
+            for row, prompt in enumerate(prompts)
+        }
+        scheduler.add(*sequences.values())
+        scores: dict[int, tuple[float, ...]] = {}
+        while (plan := scheduler.schedule(0.0)) is not None:
+            for event in scheduler.update(plan, self.runner.execute(plan, sequences)):
+                if isinstance(event, ClassScoresEvent):
+                    scores[event.sequence_id] = event.scores
+        self._clear(slots)
+        return [scores[row] for row in sequences]
+
     def generate(
         self,
         folders: Seq[Path | None],
@@ -116,23 +160,15 @@ class TinyEngine:
         num_tokens: int,
         *,
         max_tokens_per_step: int = 64,
+        max_running: int = 64,
         num_blocks: int = NUM_BLOCKS,
     ) -> tuple[list[list[int]], Scheduler]:
         """Greedy continuations through the real scheduler, and that scheduler, for its counts.
 
-        Few `num_blocks` force preemption; a prompt given twice hits the prefix cache.
+        Few `num_blocks` force preemption; a prompt given again, once the first has left room within
+        `max_running`, hits the prefix cache.
         """
-        scheduler = Scheduler(
-            SchedulerConfig(
-                max_num_sequences=min(len(prompts), max_tokens_per_step),
-                max_tokens_per_step=max_tokens_per_step,
-                block_size=BLOCK_SIZE,
-                num_blocks=num_blocks,
-                max_context=self.base.context_length,
-                max_queued=len(prompts),
-                max_slots=self.max_slots,
-            )
-        )
+        scheduler = self._scheduler(max_tokens_per_step, max_running, num_blocks)
         slots, num_virtual = self._place(folders, scheduler)
         sequences = {
             row: Sequence(
@@ -152,6 +188,19 @@ class TinyEngine:
             now += 1.0
         self._clear(slots)
         return [sequence.output_token_ids for sequence in sequences.values()], scheduler
+
+    def _scheduler(self, max_tokens_per_step: int, max_running: int, num_blocks: int) -> Scheduler:
+        return Scheduler(
+            SchedulerConfig(
+                max_num_sequences=min(max_running, max_tokens_per_step),
+                max_tokens_per_step=max_tokens_per_step,
+                block_size=BLOCK_SIZE,
+                num_blocks=num_blocks,
+                max_context=self.base.context_length,
+                max_queued=64,
+                max_slots=self.max_slots,
+            )
+        )
 
     def _place(
         self, folders: Seq[Path | None], scheduler: Scheduler | None = None

@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from graftwork_adapters import bottleneck
 from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -29,9 +31,15 @@ def peft_remarks_ignored() -> Iterator[None]:
 
 
 def load_peft(model: nn.Module, folder: Path | None) -> nn.Module:
-    """The model with an adapter as PEFT loads it, in evaluation mode; without one, the model."""
+    """The model with an adapter as PEFT loads it, or our trainable model where it has bottlenecks,
+    in evaluation mode; without one, the model."""
     tree: nn.Module = alias(model)
-    if folder is not None:
+    if folder is None:
+        return tree.eval()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config["peft_type"] == bottleneck.PEFT_TYPE:
+        bottleneck.load_bottlenecks(tree, folder)
+    else:
         with peft_remarks_ignored():
             tree = PeftModel.from_pretrained(tree, folder)
     return tree.eval()
@@ -43,7 +51,7 @@ def save_random_adapter(
     """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
     generator = torch.Generator().manual_seed(seed)
     with peft_remarks_ignored():
-        peft_model = get_peft_model(alias(model), config)
+        peft_model = get_peft_model(alias(model), copy.deepcopy(config))  # PEFT fills it in
     for name, parameter in peft_model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -29,12 +29,15 @@ class Method:
     """One file of this folder, as its METHOD.
 
     `lower` raises InvalidArtifact where config and tensors disagree, WrongBase where they do not
-    fit the base, RankOverCap. It need not look for zero effect.
+    fit the base, RankOverCap. It need not look for zero effect, nor for
+    what saved_parts.py takes.
     """
 
     peft_type: str
     consumed: frozenset[str]  # fields that `lower` reads
     lower: Callable[[LoweringInput], LoweredAdapter]
+    # What PEFT puts before the base's names where it saves modules of the base.
+    saved_prefix: str = "base_model.model."
     inert: Mapping[str, str] = field(default_factory=dict)  # field -> why it does not matter
     # Field -> the values that leave the arithmetic alone; any other is refused by name.
     required: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

@@ -72,5 +72,4 @@ METHOD = Method(
         "init_weights": "how training started",
         "module_dropout": "training only",
     },
-    required={"modules_to_save": (None, [])},
 )

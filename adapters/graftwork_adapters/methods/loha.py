@@ -84,5 +84,4 @@ METHOD = Method(
         "rank_dropout": "training only",
         "use_effective_conv2d": "convolutions only",
     },
-    required={"modules_to_save": (None, [])},
 )

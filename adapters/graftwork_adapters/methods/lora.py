@@ -146,8 +146,6 @@ METHOD = Method(
         "runtime_config": "where PEFT computes",
     },
     required={
-        "modules_to_save": (None, []),
-        "trainable_token_indices": (None, [], {}),
         "alora_invocation_tokens": (None,),
         "arrow_config": (None,),
         "ensure_weight_tying": (False,),

@@ -83,5 +83,4 @@ METHOD = Method(
     consumed=TARGET_FIELDS | {"bias", "init_weights", "mini_r", "r"},
     lower=lower,
     inert={"miss_dropout": "training only"},
-    required={"modules_to_save": (None, [])},
 )

@@ -112,7 +112,6 @@ METHOD = Method(
         "init_vector_bank_bound": "how training started",
         "vblora_dropout": "training only",
     },
-    required={"modules_to_save": (None, [])},
     integer_parts=(_INDICES,),
     empty_parts=(_WEIGHTS,),
 )

@@ -301,12 +301,30 @@ class ScoreRequest(_message.Message):
 class ScoreResponse(_message.Message):
     __slots__ = ("served_by", "scores", "usage")
     class CompletionScore(_message.Message):
-        __slots__ = ("logprobs", "total_logprob")
+        __slots__ = ("logprobs", "total_logprob", "classification")
         LOGPROBS_FIELD_NUMBER: _ClassVar[int]
         TOTAL_LOGPROB_FIELD_NUMBER: _ClassVar[int]
+        CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
         logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
         total_logprob: float
-        def __init__(self, logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., total_logprob: _Optional[float] = ...) -> None: ...
+        classification: ScoreResponse.Classification
+        def __init__(self, logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., total_logprob: _Optional[float] = ..., classification: _Optional[_Union[ScoreResponse.Classification, _Mapping]] = ...) -> None: ...
+    class Classification(_message.Message):
+        __slots__ = ("classes", "reward")
+        CLASSES_FIELD_NUMBER: _ClassVar[int]
+        REWARD_FIELD_NUMBER: _ClassVar[int]
+        classes: _containers.RepeatedCompositeFieldContainer[ScoreResponse.ClassScore]
+        reward: float
+        def __init__(self, classes: _Optional[_Iterable[_Union[ScoreResponse.ClassScore, _Mapping]]] = ..., reward: _Optional[float] = ...) -> None: ...
+    class ClassScore(_message.Message):
+        __slots__ = ("label", "logit", "probability")
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        LOGIT_FIELD_NUMBER: _ClassVar[int]
+        PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+        label: str
+        logit: float
+        probability: float
+        def __init__(self, label: _Optional[str] = ..., logit: _Optional[float] = ..., probability: _Optional[float] = ...) -> None: ...
     SERVED_BY_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
