@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Iterable
 
+from graftwork.status import WireError
+
 from graftwork_server.engine import Engine
 from graftwork_server.errors import Draining, QueueFull
-from graftwork_server.events import Event, is_final
+from graftwork_server.events import Event, FailedEvent, is_final
 from graftwork_server.request import Sequence
 
 
@@ -47,7 +49,10 @@ class EventStream:
 
 
 class Dispatcher:
-    """Lives on the event loop; only `publish` is called on the engine's thread."""
+    """Lives on the event loop; only `publish` and `engine_died` are called on the engine's thread.
+
+    `engine_failed` is set once the engine has died.
+    """
 
     def __init__(self, engine: Engine, *, max_in_flight: int) -> None:
         self._engine = engine
@@ -56,6 +61,7 @@ class Dispatcher:
         self._streams: dict[int, EventStream] = {}
         self._next_sequence_id = 0
         self._draining = False
+        self.engine_failed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -96,6 +102,10 @@ class Dispatcher:
         """Called on the engine's thread, once a step."""
         self._loop.call_soon_threadsafe(self._deliver, events)
 
+    def engine_died(self, error: WireError) -> None:
+        """Called on the engine's thread as it ends: all requests fail, and no more are taken."""
+        self._loop.call_soon_threadsafe(self._fail_all, error)
+
     async def drain(self, timeout_s: float) -> bool:
         """Refuses new requests and waits for running ones; False where some were left."""
         self._draining = True
@@ -115,6 +125,11 @@ class Dispatcher:
                     self._forget(event.sequence_id)
         for stream, batch in by_stream.items():
             stream.deliver(batch)
+
+    def _fail_all(self, error: WireError) -> None:
+        self._draining = True
+        self._deliver([FailedEvent(sequence_id, error) for sequence_id in self._streams])
+        self.engine_failed.set()
 
     def _forget(self, sequence_id: int) -> None:
         self._streams.pop(sequence_id, None)

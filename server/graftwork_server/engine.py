@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.02
 
 Publish = Callable[[list[Event]], None]
+OnDeath = Callable[[WireError], None]
 
 
 class Engine:
@@ -46,6 +47,7 @@ class Engine:
         self._commands = commands
         self._metrics = metrics
         self._publish: Publish | None = None
+        self._on_death: OnDeath | None = None
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[Event] = []  # events of commands, published with the step's
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -53,10 +55,11 @@ class Engine:
         self._stopping = False
         self._reported = (0, 0, 0)  # counts of the scheduler that the metrics know
 
-    def start(self, publish: Publish, *, threads: int) -> None:
+    def start(self, publish: Publish, on_death: OnDeath, *, threads: int) -> None:
         """Starts the thread, whose kernels use `threads` cores; `publish` is called on it, once a
-        step."""
+        step, and `on_death` if a defect ends it: nothing is computed afterwards."""
         self._publish = publish
+        self._on_death = on_death
         self._num_threads = threads
         self._thread.start()
 
@@ -90,6 +93,18 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._num_threads)  # of the kernels that this thread calls
+        try:
+            self._run_steps()
+        except Exception:
+            # Accounting that contradicts itself cannot be trusted with another step.
+            failure = InternalError()
+            logger.critical(
+                "incident %s: the engine has died", failure.metadata["incident"], exc_info=True
+            )
+            if self._on_death is not None:
+                self._on_death(failure)
+
+    def _run_steps(self) -> None:
         waited: float | None = None
         while True:
             self._commands.run_all(waited)

@@ -22,7 +22,8 @@ Errors of a start, which the command prints without a traceback:
     ├── ConfigError            config.py
     ├── DefaultModelError      default_model.py
     ├── ModelNotUsable         base_model.py
-    └── TlsError               tls.py
+    ├── TlsError               tls.py
+    └── EngineDied             serve.py, long after the start
 """
 
 import uuid
@@ -127,3 +128,10 @@ class InternalError(ServerError):
 
 class StartupError(Exception):
     """The server cannot start; the message says what to change."""
+
+
+class EngineDied(StartupError):
+    """A defect ended the engine's thread; whoever supervises the process starts it anew."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has died of a defect; the log says which")

@@ -83,6 +83,7 @@ class Tiers:
     def update(self, on_load_failed: OnLoadFailed) -> None:
         """Between two steps: frees what may go, places what is wanted and loaded, starts loads."""
         self._unload_idle()
+        self._forget_cancelled_loads()
         wanted = dict.fromkeys([*self._load_requests, *self._scheduler.wanted_digests()])
         has_room = True
         for digest in wanted:
@@ -108,7 +109,8 @@ class Tiers:
             self._shrink_host()
             self._report()
         for done in self._load_requests.pop(digest, ()):
-            done.set_result(None)
+            if done.set_running_or_notify_cancel():  # its caller may have gone
+                done.set_result(None)
         return True
 
     def _start_loading(self, digest: str, on_load_failed: OnLoadFailed) -> None:
@@ -146,7 +148,8 @@ class Tiers:
 
     def _fail(self, digest: str, error: WireError, on_load_failed: OnLoadFailed) -> None:
         for done in self._load_requests.pop(digest, ()):
-            done.set_exception(error)
+            if done.set_running_or_notify_cancel():
+                done.set_exception(error)
         on_load_failed(digest, error)
 
     def _shrink_host(self) -> None:
@@ -156,6 +159,11 @@ class Tiers:
             if self._slots.slot_of(digest) is None:
                 self._drop_from_host(digest)
                 self._metrics.count_eviction("host")
+
+    def _forget_cancelled_loads(self) -> None:
+        for digest, requests in list(self._load_requests.items()):
+            if all(done.cancelled() for done in requests):
+                del self._load_requests[digest]
 
     def _drop_from_host(self, digest: str) -> None:
         self._host_bytes -= self._host.pop(digest).num_bytes

@@ -41,7 +41,7 @@ from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.dispatcher import Dispatcher
 from graftwork_server.engine import Engine
-from graftwork_server.errors import StartupError
+from graftwork_server.errors import EngineDied, StartupError
 from graftwork_server.generation_service import GenerationParts, GenerationServicer
 from graftwork_server.ids import IdGenerator
 from graftwork_server.interceptor import StatusInterceptor
@@ -147,7 +147,11 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         )
         engine = Engine(scheduler, runner, tiers, commands, metrics)
         dispatcher = Dispatcher(engine, max_in_flight=max_in_flight(settings))
-        engine.start(dispatcher.publish, threads=settings.engine.threads or usable_cores())
+        engine.start(
+            dispatcher.publish,
+            dispatcher.engine_died,
+            threads=settings.engine.threads or usable_cores(),
+        )
         stack.callback(engine.stop)
 
         request_limits = limits_of(settings, scheduler.config)
@@ -212,14 +216,22 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
 async def serve(
     settings: Settings, base: BaseModel, on_ready: Callable[[RunningServer], None]
 ) -> None:
-    """Serves until SIGTERM or SIGINT; `on_ready` is called once requests are answered."""
+    """Serves until SIGTERM or SIGINT; `on_ready` is called once requests are answered.
+
+    Raises EngineDied: the process must be started anew.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings, base) as server:
         on_ready(server)
-        await stop.wait()
+        endings = [asyncio.create_task(e.wait()) for e in (stop, server.dispatcher.engine_failed)]
+        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+        for ending in endings:
+            ending.cancel()
+        if server.dispatcher.engine_failed.is_set():
+            raise EngineDied
         logger.info("draining: %d requests in flight", server.dispatcher.num_in_flight)
 
 
