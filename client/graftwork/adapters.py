@@ -1,5 +1,6 @@
 """The adapters of a server: `client.adapters`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +28,7 @@ class Adapters:
     def create(
         self,
         adapter: str,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         make_live: bool | None = None,
         task_id: int | None = None,

@@ -1,6 +1,7 @@
 """The adapters of a server, for the async client: `client.adapters`."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -25,7 +26,7 @@ class AsyncAdapters:
     async def create(
         self,
         adapter: str,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         make_live: bool | None = None,
         task_id: int | None = None,

@@ -4,6 +4,7 @@ Only what the wire cannot carry is refused here, with the field's name; the serv
 """
 
 import json
+import os
 import reprlib
 import uuid
 from collections.abc import Mapping, Sequence, Sized
@@ -224,14 +225,14 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
 
 def create_version_request(
     adapter: str,
-    source: str,
+    source: str | os.PathLike[str],
     make_live: bool | None,
     request_id: str | None,
     task_id: int | None = None,
 ) -> adapter_pb.CreateAdapterVersionRequest:
     request = adapter_pb.CreateAdapterVersionRequest(request_id=request_id or new_request_id())
     _set(request, "adapter", adapter, "adapter")
-    _set(request, "source", source, "source")
+    _set(request, "source", os.fspath(source), "source")
     if make_live is not None:
         request.make_live = make_live
     if task_id is not None:
