@@ -20,7 +20,7 @@ import torch
 from graftwork import AsyncClient
 from graftwork_server.config import load_settings
 from graftwork_server.default_model import ensure_default_model
-from graftwork_server.serve import load_base, running_server
+from graftwork_server.serve import load_base, running_server, spare_long_collections
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -66,6 +66,7 @@ async def measure(folder: Path, adapters: list[Path], repeats: int) -> dict[str,
         running_server(settings, base) as server,
         AsyncClient(f"127.0.0.1:{server.port}") as client,
     ):
+        spare_long_collections()
         for index in range(NUM_REQUESTS):
             await client.adapters.create(f"a{index}", str(adapters[index]))
             await client.adapters.load(f"a{index}")

@@ -44,7 +44,7 @@ class EngineSettings(_Frozen):
     max_prefill_tokens_while_decoding: Count | None = _setting(
         None,
         "Most tokens of prompts in a step that also decodes: bounds the gap between tokens of a "
-        "stream when others arrive. By default 48 on the CPU, and no limit of its own elsewhere.",
+        "stream when others arrive. By default 32 on the CPU, and no limit of its own elsewhere.",
     )
     block_size: Count = _setting(16, "Tokens per block of the key/value cache.", le=512)
     kv_cache_bytes: ByteSize = _setting("1GiB", "Memory of the key/value cache.", gt=0)
