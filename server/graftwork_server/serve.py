@@ -65,6 +65,8 @@ SERVICES = (
     adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
 )
 
+MAX_PENDING_CALLS = 1_000_000  # that gRPC has read and the event loop has not begun
+
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
@@ -183,6 +185,10 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
                 ("grpc.max_receive_message_length", int(settings.grpc.max_message_bytes)),
                 ("grpc.max_send_message_length", int(settings.grpc.max_message_bytes)),
                 ("grpc.so_reuseport", 0),
+                # gRPC by itself cancels what it finds waiting beyond a thousand calls or so; the
+                # dispatcher refuses what is too much, and says when to try again.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ],
         )
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
