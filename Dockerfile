@@ -1,11 +1,14 @@
-# CPU:  docker build -t graftwork .
-# CUDA: docker build -t graftwork:cuda --build-arg TORCH_VARIANT=cu130 .
+# docker build -t graftwork .
+#
+# Runs on the CPU unless a GPU is handed in. Which build of torch goes in, the index decides:
+#   --build-arg TORCH_INDEX=<address of PyTorch's index for the CPU>     a smaller image, CPU only
+#   --build-arg TORCH_INDEX=<address of its index for a CUDA version>    for that driver
+# Without the argument it is pip's own index, whose build for Linux serves both and is large.
 
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
-# The builds of torch, by what they run on: cpu, cu126, cu130, ...
-ARG TORCH_VARIANT=cpu
+ARG TORCH_INDEX=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/graftwork
 WORKDIR /src
@@ -14,7 +17,7 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/graftwork/bin/pip install --constraint constraints.txt \
-      --extra-index-url "https://download.pytorch.org/whl/${TORCH_VARIANT}" torch
+      ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY adapters adapters

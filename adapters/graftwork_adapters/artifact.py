@@ -10,25 +10,54 @@ import torch
 from torch import Tensor
 
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact
-from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE, digest_of
+from graftwork_adapters.folder import (
+    ALL_FILES,
+    CONFIG_FILE,
+    PROMPT_FILE,
+    PROMPT_ONLY,
+    WEIGHTS_FILE,
+    check_complete,
+    digest_of,
+)
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.paths import open_regular
 from graftwork_adapters.peft_config import PeftConfig
+from graftwork_adapters.prompt_file import VersionPrompt, parse_prompt
 from graftwork_adapters.safetensors_header import TensorSpan, read_header
 from graftwork_adapters.strict_json import parse_object
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a PEFT folder holds. Tensors share one buffer, which lives as long as any of them."""
+    """What an adapter's folder holds. Tensors share one buffer, which lives as long as any of
+    them."""
 
     config: PeftConfig
-    tensors: Mapping[str, Tensor]  # by the name in the file; float32, float16 or bfloat16, finite
+    tensors: Mapping[str, Tensor]  # by the name in the file, of any dtype in _DTYPES, finite
     metadata: Mapping[str, str]  # of the safetensors file
     digest: str  # "sha256:..."
     size_bytes: int
+    prompt: VersionPrompt | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Otherwise the folder holds a prompt alone."""
+        return bool(self.tensors)
+
+    @property
+    def method(self) -> str:
+        """PEFT's name of the method, or PROMPT_ONLY."""
+        return self.config.peft_type if self.has_weights else PROMPT_ONLY
 
 
 def read_artifact(folder: Path, limits: AdapterLimits) -> Artifact:
@@ -37,12 +66,53 @@ def read_artifact(folder: Path, limits: AdapterLimits) -> Artifact:
     The weights are read, not mapped: a mapped file that shrinks kills the process. Raises
     InvalidArtifact, ArtifactTooLarge, SourceNotFound.
     """
-    with open_regular(folder / CONFIG_FILE) as file:
-        config_data = file.read(limits.max_config_bytes + 1)
-    if len(config_data) > limits.max_config_bytes:
-        raise ArtifactTooLarge(CONFIG_FILE, limits.max_config_bytes)
-    config = PeftConfig(parse_object(config_data, source=CONFIG_FILE))
+    check_complete([name for name in ALL_FILES if (folder / name).exists()])
+    files: dict[str, tuple[int, bytes]] = {}
+    config, prompt, weights = PeftConfig({}), None, _Weights({}, {})
+    if (data := _read_small(folder, CONFIG_FILE, limits)) is not None:
+        config = PeftConfig(parse_object(data, source=CONFIG_FILE))
+        files[CONFIG_FILE] = (len(data), hashlib.sha256(data).digest())
+    if (data := _read_small(folder, PROMPT_FILE, limits)) is not None:
+        prompt = parse_prompt(data)
+        files[PROMPT_FILE] = (len(data), hashlib.sha256(data).digest())
+    if (folder / WEIGHTS_FILE).exists():
+        weights, files[WEIGHTS_FILE] = _read_weights(folder, limits)
+    return Artifact(
+        config,
+        weights.tensors,
+        weights.metadata,
+        digest_of(files),
+        sum(size for size, _ in files.values()),
+        prompt,
+    )
 
+
+def read_prompt(folder: Path, limits: AdapterLimits) -> VersionPrompt | None:
+    """The prompt of a version in the store. Raises InvalidArtifact."""
+    data = _read_small(folder, PROMPT_FILE, limits)
+    return None if data is None else parse_prompt(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def _read_small(folder: Path, filename: str, limits: AdapterLimits) -> bytes | None:
+    """A whole JSON file, None where there is none."""
+    if not (folder / filename).exists():
+        return None
+    limit = limits.max_bytes_of(filename)
+    with open_regular(folder / filename) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ArtifactTooLarge(filename, limit)
+    return data
+
+
+def _read_weights(folder: Path, limits: AdapterLimits) -> tuple[_Weights, tuple[int, bytes]]:
+    """The tensors, and the file's size and hash."""
     with open_regular(folder / WEIGHTS_FILE) as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -52,13 +122,8 @@ def read_artifact(folder: Path, limits: AdapterLimits) -> Artifact:
         data = _read_exactly(file, header.num_data_bytes)
         file.seek(0)
         weights_hash = hashlib.file_digest(file, "sha256").digest()
-
     tensors = {span.name: _tensor(data, span) for span in header.spans}
-    files = {
-        CONFIG_FILE: (len(config_data), hashlib.sha256(config_data).digest()),
-        WEIGHTS_FILE: (size, weights_hash),
-    }
-    return Artifact(config, tensors, header.metadata, digest_of(files), len(config_data) + size)
+    return _Weights(tensors, header.metadata), (size, weights_hash)
 
 
 def _read_exactly(file: BufferedReader, num_bytes: int) -> bytearray:
@@ -74,6 +139,8 @@ def _read_exactly(file: BufferedReader, num_bytes: int) -> bytearray:
 
 def _tensor(data: bytearray, span: TensorSpan) -> Tensor:
     dtype = _DTYPES[span.dtype]
+    if span.start == span.stop:
+        return torch.empty(span.shape, dtype=dtype)
     num_elements = (span.stop - span.start) // dtype.itemsize
     flat = torch.frombuffer(data, dtype=dtype, count=num_elements, offset=span.start)
     if span.start % dtype.itemsize:

@@ -5,12 +5,23 @@ Primitives hold tensors in the dtype of the file, or in float32 where folding a 
 on the CPU, contiguous.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from graftwork_adapters.canonical_linear import AddedTerm, InputTransform, OutputTransform
+from graftwork_adapters.canonical_parts import (
+    Bottleneck,
+    ClassifierHead,
+    DecoderLayer,
+    GatedPrompt,
+    KeyValuePrefix,
+    Parameters,
+    TokenRows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,22 @@ class BiasDelta:
 
 @dataclass(frozen=True, slots=True)
 class ModuleAdapter:
-    """What an adapter does to one linear module."""
+    """What an adapter does to one linear module, in this order: the input transform; the base, the
+    low-rank pair and the added term; the output scale; the bias and its delta; the output
+    transform."""
 
     low_rank: LowRank | None = None
     output_scale: OutputScale | None = None
     bias_delta: BiasDelta | None = None
+    input_transform: InputTransform | None = None
+    added_term: AddedTerm | None = None
+    output_transform: OutputTransform | None = None
 
     def tensors(self) -> list[Tensor]:
         found: list[Tensor] = []
+        for part in (self.input_transform, self.added_term, self.output_transform):
+            if part is not None:
+                found += part.tensors()
         if self.low_rank is not None:
             found += [self.low_rank.a, self.low_rank.b]
         if self.output_scale is not None:
@@ -64,10 +83,25 @@ class LoweredAdapter:
 
     modules: Mapping[str, ModuleAdapter] = field(default_factory=dict)  # by the base's module name
     virtual_tokens: Tensor | None = None  # (num_virtual_tokens, hidden_size): embeddings put first
+    prefix: KeyValuePrefix | None = None  # instead of virtual_tokens
+    gated_prompts: Mapping[int, GatedPrompt] = field(default_factory=dict)  # by layer
+    bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)  # by module
+    # The adapter's own parameters of leaf modules: norms, linear modules and embeddings.
+    replaced: Mapping[str, Parameters] = field(default_factory=dict)  # by module
+    embedding_rows: TokenRows | None = None
+    head_rows: TokenRows | None = None
+    classifier: ClassifierHead | None = None
 
     @property
     def num_virtual_tokens(self) -> int:
+        if self.prefix is not None:
+            return self.prefix.num_virtual_tokens
         return 0 if self.virtual_tokens is None else self.virtual_tokens.shape[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a classifier; one of a reward model; none where the adapter generates text."""
+        return () if self.classifier is None else self.classifier.labels
 
     @property
     def rank(self) -> int:
@@ -76,10 +110,17 @@ class LoweredAdapter:
         return max(ranks, default=0)
 
     def tensors(self) -> list[Tensor]:
+        """Each tensor once, however many modules share it."""
         found = [tensor for module in self.modules.values() for tensor in module.tensors()]
         if self.virtual_tokens is not None:
             found.append(self.virtual_tokens)
-        return found
+        for parameters in self.replaced.values():
+            found += parameters.values()
+        parts = [self.prefix, self.embedding_rows, self.head_rows, self.classifier]
+        for part in [*self.gated_prompts.values(), *self.bottlenecks.values(), *parts]:
+            if part is not None:
+                found += part.tensors()
+        return list({id(tensor): tensor for tensor in found}.values())
 
     @property
     def num_bytes(self) -> int:
@@ -97,6 +138,7 @@ class LinearModule:
     in_features: int
     out_features: int
     has_bias: bool
+    is_transposed: bool = False  # stores its weight as (in_features, out_features), as GPT-2 does
 
 
 class BaseDescription(Protocol):
@@ -117,6 +159,33 @@ class BaseDescription(Protocol):
         """By the name that `named_modules` of the causal LM gives, such as
         "model.layers.0.self_attn.q_proj"; includes GPT-2's Conv1D and the output head."""
 
+    @property
+    def model_type(self) -> str:
+        """The family's name in transformers, such as "llama"."""
+
+    @property
+    def layers(self) -> Sequence[DecoderLayer]: ...
+
+    @property
+    def other_modules(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """Modules that are not linear but have parameters of their own, norms and embeddings: the
+        shape of each parameter, by module and name."""
+
+    @property
+    def embedding_name(self) -> str:
+        """The module that embeds tokens; one of `other_modules`."""
+
+    @property
+    def head_name(self) -> str:
+        """The output head; one of `linear_modules`."""
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether embedding and output head are one tensor."""
+
+    def parameter(self, module: str, name: str) -> Tensor:
+        """A parameter of one of `other_modules`, float32."""
+
     def weight(self, name: str) -> Tensor:
         """The dequantized weight of a linear module: (out_features, in_features), float32."""
 
@@ -131,7 +200,7 @@ def cast(adapter: LoweredAdapter, dtype: torch.dtype) -> LoweredAdapter:
         if module.low_rank is None:
             return module
         pair = LowRank(module.low_rank.a.to(dtype), module.low_rank.b.to(dtype))
-        return ModuleAdapter(pair, module.output_scale, module.bias_delta)
+        return replace(module, low_rank=pair)
 
     modules = {name: cast_module(module) for name, module in adapter.modules.items()}
-    return LoweredAdapter(modules, adapter.virtual_tokens)
+    return replace(adapter, modules=modules)

@@ -17,6 +17,7 @@ WireError                      client/graftwork/status.py
     │   └── ZeroEffect         INVALID_ARGUMENT     it would answer as the base does
     ├── WrongBase              FAILED_PRECONDITION  made for another base
     │   └── UnverifiedBase     FAILED_PRECONDITION  names no base, and the server requires one
+    ├── CannotCompose          FAILED_PRECONDITION  its method does not add up with others
     └── RankOverCap            FAILED_PRECONDITION  a rank above the server's largest
 """
 
@@ -162,6 +163,17 @@ class UnverifiedBase(WrongBase):
         super().__init__(
             "the adapter's files do not name the base they were trained on, and this server "
             "accepts only those that do"
+        )
+
+
+class CannotCompose(AdapterError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "CANNOT_COMPOSE"
+
+    def __init__(self, selector: str, method: str, why: str) -> None:
+        super().__init__(
+            f'adapter "{selector}" ({method}) cannot be combined or scaled like this: {why}',
+            metadata={"adapter": selector, "method": method},
         )
 
 

@@ -1,7 +1,11 @@
-"""A PEFT folder as files: which of them matter, which are refused, and the digest over them."""
+"""An adapter's folder as files: which of them matter, which are refused, and the digest over them.
+
+It holds what PEFT saves, FILES; or these and PROMPT_FILE; or PROMPT_FILE alone, or with a config
+that names no method, or PROMPT_ONLY.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from graftwork_adapters.errors import InvalidArtifact
@@ -9,7 +13,10 @@ from graftwork_adapters.paths import confine
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PROMPT_FILE = "graftwork_prompt.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
+ALL_FILES = (*FILES, PROMPT_FILE)
+PROMPT_ONLY = "PROMPT_ONLY"  # the method of a version without weights
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PICKLE_FIX = (
@@ -20,13 +27,22 @@ _PICKLE_FIX = (
 
 def check_filename(filename: str) -> None:
     """Raises InvalidArtifact unless `filename` is one of the files that make an adapter."""
-    if filename in FILES:
+    if filename in ALL_FILES:
         return
     if filename.endswith(_PICKLE_SUFFIXES):
         raise InvalidArtifact(f"{filename[:80]!r} is a pickle: {_PICKLE_FIX}")
     raise InvalidArtifact(
-        f"{filename[:80]!r} is not a file of an adapter; these are {' and '.join(FILES)}"
+        f"{filename[:80]!r} is not a file of an adapter; these are {', '.join(ALL_FILES)}"
     )
+
+
+def check_complete(filenames: Collection[str]) -> None:
+    """Raises InvalidArtifact unless these files together are an adapter."""
+    if WEIGHTS_FILE not in filenames and PROMPT_FILE in filenames:
+        return
+    for filename in FILES:
+        if filename not in filenames:
+            raise InvalidArtifact(f"{filename} is missing")
 
 
 def adapter_files(folder: Path, roots: Sequence[Path]) -> dict[str, Path]:
@@ -40,10 +56,8 @@ def adapter_files(folder: Path, roots: Sequence[Path]) -> dict[str, Path]:
         pickles = sorted(n for n in names if n.startswith("adapter_") and _is_pickle(n))
         if pickles:
             raise InvalidArtifact(f"{pickles[0]} is a pickle: {_PICKLE_FIX}")
-    for filename in FILES:
-        if filename not in names:
-            raise InvalidArtifact(f"{filename} is missing")
-    return {filename: confine(folder / filename, roots) for filename in FILES}
+    check_complete(names)
+    return {name: confine(folder / name, roots) for name in ALL_FILES if name in names}
 
 
 def digest_of(files: Mapping[str, tuple[int, bytes]]) -> str:

@@ -50,6 +50,7 @@ def version_message(record: VersionRecord, residency: Residency) -> pb.AdapterVe
         residency=_RESIDENCY[residency],
         create_time=_timestamp(record.create_time_ns),
         source=record.source,
+        labels=record.labels,
     )
 
 

@@ -31,7 +31,7 @@ def version_to_answer(version: VersionRecord) -> dict[str, Any]:
 
 
 def version_from_answer(answer: dict[str, Any]) -> VersionRecord:
-    return VersionRecord(**answer)
+    return VersionRecord(**{**answer, "labels": tuple(answer.get("labels", ()))})
 
 
 def adapter_to_answer(adapter: AdapterRecord) -> dict[str, Any]:

@@ -68,10 +68,21 @@ class PatternTable:
 
     def get(self, module: str, default: float) -> float:
         for pattern, value in self._values.items():
-            if self._matcher.match(rf"(.*\.)?({pattern})$", module):
+            if self._matches(pattern, module):
                 return value
         # PEFT falls back to the name itself as key, which matters where it is no valid pattern.
         return self._values.get(module, default)
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        return self._matcher.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+class DottedPatternTable(PatternTable):
+    """The same as FourierFT and C3A match: what comes before the end must close with a dot, and
+    alternatives in a pattern are not held together."""
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        return self._matcher.match(rf".*\.{pattern}$", module) is not None
 
 
 class Targets:

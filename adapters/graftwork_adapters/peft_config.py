@@ -13,6 +13,8 @@ from typing import Any
 from graftwork_adapters.errors import InvalidArtifact, UnsupportedField
 
 BASE_DIGEST_FIELD = "graftwork_base_digest"
+TASK_ID_FIELD = "graftwork_task_id"  # which task of a multitask file the version serves
+LABELS_FIELD = "graftwork_labels"  # names of a classifier's labels, in order
 
 # Fields of every method that do not touch the arithmetic.
 COMMON_INERT: Mapping[str, str] = {
@@ -25,8 +27,8 @@ COMMON_INERT: Mapping[str, str] = {
     BASE_DIGEST_FIELD: "checked against the base by lowering.py",
 }
 COMMON_REQUIRED: Mapping[str, tuple[object, ...]] = {
-    # Heads of classifiers and encoders are not part of a causal model.
-    "task_type": (None, "CAUSAL_LM"),
+    # Other tasks have heads that are not part of a causal model.
+    "task_type": (None, "CAUSAL_LM", "SEQ_CLS"),
 }
 
 
@@ -46,6 +48,14 @@ class PeftConfig:
         if self._fields.get(BASE_DIGEST_FIELD) is None:
             return None
         return self.string(BASE_DIGEST_FIELD)
+
+    @property
+    def task_id(self) -> int | None:
+        """The task of a multitask file, from 0; None where none is chosen."""
+        value = self._fields.get(TASK_ID_FIELD)
+        if value is not None and (type(value) is not int or value < 0):
+            raise _wrong_type(TASK_ID_FIELD, "an integer from 0", value)
+        return value
 
     def get(self, name: str, default: Any) -> Any:
         """The raw value, for fields with values of several types."""
@@ -69,6 +79,20 @@ class PeftConfig:
             raise _wrong_type(name, "a positive integer", value)
         return value
 
+    def natural_number(self, name: str) -> int:
+        """0 or a positive integer; 0 where the field is absent."""
+        value = self._fields.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise _wrong_type(name, "0 or a positive integer", value)
+        return value
+
+    def seed(self, name: str) -> int:
+        """An integer that torch.Generator.manual_seed takes."""
+        value = self._fields.get(name)
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise _wrong_type(name, "an integer from 0 to 2**63 - 1", value)
+        return value
+
     def number(self, name: str) -> float:
         return _number(name, self._fields.get(name))
 
@@ -80,6 +104,13 @@ class PeftConfig:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise _wrong_type(name, "a string or a list of strings", value)
         return tuple(value)
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A list of names; empty where the field is absent or null."""
+        value = self.strings_or_pattern(name)
+        if isinstance(value, str):
+            raise _wrong_type(name, "a list of strings", value)
+        return value or ()
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         """A list of integers; a single integer reads as a list of one."""

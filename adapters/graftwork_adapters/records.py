@@ -16,6 +16,7 @@ class VersionDraft:
     base_digest: str  # the base it was checked against
     base_verified: bool  # whether its files name that base themselves
     source: str  # a path or URI, or "upload"
+    labels: tuple[str, ...] = ()  # of a classifier; one of a reward model
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class VersionRecord:
     base_verified: bool
     source: str
     create_time_ns: int  # since the epoch
+    labels: tuple[str, ...] = ()
 
     @property
     def selector(self) -> str:

@@ -67,6 +67,9 @@ _MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX requests_by_time ON requests (create_time_ns);
     """,
+    """
+    ALTER TABLE versions ADD COLUMN labels TEXT NOT NULL DEFAULT '[]';  -- a JSON list of names
+    """,
 )
 _BUSY_TIMEOUT_S = 5.0
 _VERSION_COLUMNS = tuple(field.name for field in fields(VersionRecord))
@@ -185,7 +188,7 @@ class RegistryDatabase:
         columns = ", ".join(_VERSION_COLUMNS)
         self._connection.execute(
             f"INSERT INTO versions ({columns}) VALUES ({marks})",  # noqa: S608 - fixed names
-            tuple(asdict(version).values()),
+            tuple({**asdict(version), "labels": json.dumps(version.labels)}.values()),
         )
 
     def delete_version(self, version: VersionRecord) -> None:
@@ -225,4 +228,5 @@ class RegistryDatabase:
 
 def _version(row: sqlite3.Row) -> VersionRecord:
     values = {name: row[name] for name in _VERSION_COLUMNS}
-    return VersionRecord(**{**values, "base_verified": bool(row["base_verified"])})
+    verified, labels = bool(row["base_verified"]), tuple(json.loads(row["labels"]))
+    return VersionRecord(**{**values, "base_verified": verified, "labels": labels})

@@ -15,7 +15,6 @@ from graftwork.status import InvalidFieldError
 from graftwork.v1 import adapter_service_pb2 as pb
 from graftwork.v1 import adapter_service_pb2_grpc as pb_grpc
 
-from graftwork_adapters.folder import FILES
 from graftwork_adapters.messages import (
     adapter_change,
     adapter_message,
@@ -63,6 +62,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
             request.source,
             make_live=request.make_live if request.HasField("make_live") else None,
             request=mutation_request(request.request_id, request),
+            task_id=_task_id(request, "task_id"),
         )
         return self._version_message(version)
 
@@ -77,6 +77,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         header = first.header
         name = parse_name(header.adapter, field="header.adapter")
         request_id = check_request_id(header.request_id)
+        task_id = _task_id(header, "header.task_id")
         # Inline: a mkdir, and a cancelled await would leave its folder behind.
         staging = self._store.stage()
         try:
@@ -87,6 +88,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
                 staging,
                 make_live=header.make_live if header.HasField("make_live") else None,
                 request_id=request_id,
+                task_id=task_id,
             )
         finally:
             # Not awaited: a caller that hung up has cancelled this coroutine. The one background
@@ -102,7 +104,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         version = self._registry.lookup(named_selector(request.adapter))
         with self._registry.resolve(Selector(version.adapter, version.version)):
             folder = self._store.path(version.digest)
-            for filename in FILES:
+            for filename in await self._run(self._store.files, version.digest):
                 file = await self._run(open_regular, folder / filename)
                 with file:
                     while data := await self._run(file.read, MAX_CHUNK_BYTES):
@@ -248,3 +250,13 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         for digest in pinned - self._pinned:
             self._residency.set_pinned(digest, True)
         self._pinned = pinned
+
+
+def _task_id(
+    message: pb.CreateAdapterVersionRequest | pb.UploadAdapterVersionRequest.Header, field: str
+) -> int | None:
+    if not message.HasField("task_id"):
+        return None
+    if message.task_id < 0:
+        raise InvalidFieldError(field, "must not be negative")
+    return message.task_id

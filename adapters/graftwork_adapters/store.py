@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO
 
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
-from graftwork_adapters.folder import FILES, check_filename, digest_of
+from graftwork_adapters.folder import ALL_FILES, check_complete, check_filename, digest_of
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.paths import open_regular
 
@@ -66,11 +66,21 @@ class ImmutableStore:
         return self._versions / digest.removeprefix("sha256:")
 
     def size_bytes(self, digest: str) -> int | None:
-        """Bytes of a version's files, None unless all of them are there."""
+        """Bytes of a version's files, None unless they make an adapter."""
+        folder, sizes = self.path(digest), dict[str, int]()
+        for name in ALL_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                sizes[name] = (folder / name).stat().st_size
         try:
-            return sum((self.path(digest) / name).stat().st_size for name in FILES)
-        except FileNotFoundError:
+            check_complete(sizes)
+        except InvalidArtifact:
             return None
+        return sum(sizes.values())
+
+    def files(self, digest: str) -> tuple[str, ...]:
+        """The names of a version's files."""
+        folder = self.path(digest)
+        return tuple(name for name in ALL_FILES if (folder / name).is_file())
 
     def digests(self) -> frozenset[str]:
         """Every version on disk."""
@@ -136,14 +146,30 @@ class Staging:
                 while chunk := source.read(_CHUNK_BYTES):
                     self.write(filename, chunk)
 
+    def flush(self) -> None:
+        """Makes all that was written readable in the folder."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            self._close_file()
+
+    def replace(self, filename: str, data: bytes) -> None:
+        """Writes a file anew that is there. Raises as `write`."""
+        with self._lock, _disk_errors():
+            self._check_open()
+            self._close_file()
+            del self._sizes[filename]
+            (self.folder / filename).unlink()
+        self.write(filename, data)
+
     def finish(self) -> str:
         """Syncs the files; returns the digest over them. Nothing may be written after it."""
         with self._lock, _disk_errors():
             self._check_open()
             self._close_file()
-            for filename in FILES:
-                if not self._sizes.get(filename):
-                    raise InvalidArtifact(f"{filename} is missing or empty")
+            for filename, size in self._sizes.items():
+                if not size:
+                    raise InvalidArtifact(f"{filename} is empty")
+            check_complete(self._sizes)
             _sync_folder(self.folder)
             return self._digest()
 

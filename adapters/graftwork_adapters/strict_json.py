@@ -1,4 +1,5 @@
-"""JSON objects from files nobody vouches for: no repeated keys, no NaN, no deep nesting."""
+"""JSON objects from files nobody vouches for: no repeated keys, no NaN, no huge integers,
+no deep nesting."""
 
 import json
 from typing import Any
@@ -10,7 +11,10 @@ def parse_object(data: bytes, *, source: str) -> dict[str, Any]:
     """The object in `data`; raises InvalidArtifact that names `source`."""
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_integer,
         )
     except (ValueError, RecursionError) as error:
         # ValueError covers broken UTF-8, broken JSON, over-long integers and the hooks below.
@@ -31,3 +35,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
+
+
+def _integer(digits: str) -> int:
+    """Python's integers have no end, but arithmetic with them overflows floats."""
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"integer {digits[:40]} does not fit 64 bits")
+    return value

@@ -1,5 +1,6 @@
 """The adapters of a server: `client.adapters`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -27,17 +28,19 @@ class Adapters:
     def create(
         self,
         adapter: str,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         make_live: bool | None = None,
+        task_id: int | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> AdapterVersion:
         """Registers a version from a path or URI that the server may read.
 
-        `make_live` None makes it live only where the adapter has no live version.
+        `make_live` None makes it live only where the adapter has no live version. `task_id` picks
+        one task of a multitask file.
         """
-        request = requests.create_version_request(adapter, source, make_live, request_id)
+        request = requests.create_version_request(adapter, source, make_live, request_id, task_id)
         answer = self._calls.unary(self._stub.CreateAdapterVersion, request, timeout)
         return responses.adapter_version(answer)
 
@@ -47,6 +50,7 @@ class Adapters:
         folder: str | Path,
         *,
         make_live: bool | None = None,
+        task_id: int | None = None,
         progress: Progress | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
@@ -57,7 +61,7 @@ class Adapters:
         another thread with the bytes sent and the bytes in all.
         """
         source = AdapterFolder.scan(folder)
-        header = requests.upload_header(adapter, make_live, request_id)
+        header = requests.upload_header(adapter, make_live, request_id, task_id)
 
         def messages() -> Iterator[adapter_pb.UploadAdapterVersionRequest]:
             yield header

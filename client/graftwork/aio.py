@@ -131,13 +131,19 @@ class AsyncClient:
     async def score(
         self,
         prompt: Prompt,
-        completions: Sequence[str | Sequence[int]],
+        completions: Sequence[str | Sequence[int]] = (),
         *,
         adapter: str = "",
+        adapters: Mapping[str, float] | None = None,
+        adapter_scale: float | None = None,
         timeout: float | None = None,
     ) -> ScoreResult:
-        """The log-probabilities of each completion after the prompt."""
-        request = requests.score_request(prompt, completions, adapter)
+        """The log-probabilities of each completion after the prompt; adapters as for `generate`.
+
+        With a classifier or reward model: the classification of prompt and completion, or of the
+        prompt alone where there are no completions.
+        """
+        request = requests.score_request(prompt, completions, adapter, adapters, adapter_scale)
         return responses.score_result(await self._calls.unary(self._stub.Score, request, timeout))
 
     async def tokenize(self, prompt: Prompt, *, timeout: float | None = None) -> Tokenization:

@@ -1,6 +1,7 @@
 """The adapters of a server, for the async client: `client.adapters`."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -25,14 +26,15 @@ class AsyncAdapters:
     async def create(
         self,
         adapter: str,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         make_live: bool | None = None,
+        task_id: int | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> AdapterVersion:
         """Registers a version from a path or URI that the server may read."""
-        request = requests.create_version_request(adapter, source, make_live, request_id)
+        request = requests.create_version_request(adapter, source, make_live, request_id, task_id)
         answer = await self._calls.unary(self._stub.CreateAdapterVersion, request, timeout)
         return responses.adapter_version(answer)
 
@@ -42,6 +44,7 @@ class AsyncAdapters:
         folder: str | Path,
         *,
         make_live: bool | None = None,
+        task_id: int | None = None,
         progress: Progress | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
@@ -56,6 +59,7 @@ class AsyncAdapters:
                 adapter,
                 folder,
                 make_live=make_live,
+                task_id=task_id,
                 progress=progress,
                 request_id=request_id,
                 timeout=timeout,

@@ -17,19 +17,20 @@ CHUNK_BYTES = 1 << 20
 # Called with the bytes done and the bytes in all.
 Progress = Callable[[int, int], None]
 
-# What PEFT saves. A training run leaves more beside it (optimizer state, pickled arguments, the
-# tokenizer), which is no part of an adapter.
+# What PEFT saves, and a prompt that goes with it or stands alone. A training run leaves more beside
+# it (optimizer state, pickled arguments, the tokenizer, a model card), which is no part of an
+# adapter.
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
-_MODEL_CARD = "README.md"
+_PROMPT = "graftwork_prompt.json"
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFolder:
-    """The files of a PEFT folder, to be sent."""
+    """The files of a PEFT folder, of a prompt, or of both, to be sent."""
 
     files: tuple[Path, ...]
     size_bytes: int
@@ -38,19 +39,21 @@ class AdapterFolder:
     def scan(cls, folder: str | Path) -> Self:
         """Raises InvalidArgument where the folder holds no adapter."""
         root = Path(folder)
+        has_weights = any((root / name).is_file() for name in (_WEIGHTS, _PICKLED_WEIGHTS))
+        is_prompt = (root / _PROMPT).is_file() and not has_weights
         for name in (_CONFIG, _WEIGHTS):
-            if (root / name).is_file():
+            if (root / name).is_file() or is_prompt:
                 continue
             message = f"folder: no {name} in {root}"
             if name == _WEIGHTS and (root / _PICKLED_WEIGHTS).is_file():
                 message += f"; {_PICKLED_WEIGHTS} is a pickle: save it again as safetensors"
             raise InvalidArgument(message, field="folder")
-        files = tuple(root / name for name in (_CONFIG, _WEIGHTS, _MODEL_CARD))
+        files = tuple(root / name for name in (_CONFIG, _PROMPT, _WEIGHTS))
         files = tuple(path for path in files if path.is_file())
         return cls(files, sum(path.stat().st_size for path in files))
 
     def chunks(self) -> Iterator[adapter_pb.FileChunk]:
-        """The config first, so that the server can refuse before the weights are sent."""
+        """The weights last, so that the server can refuse before the weights are sent."""
         for path in self.files:
             with path.open("rb") as file:
                 data = file.read(CHUNK_BYTES)

@@ -4,6 +4,7 @@ Only what the wire cannot carry is refused here, with the field's name; the serv
 """
 
 import json
+import os
 import reprlib
 import uuid
 from collections.abc import Mapping, Sequence, Sized
@@ -22,6 +23,8 @@ class GenerateOptions(TypedDict, total=False):
     """How to generate. What is left out, or None, takes the default in brackets."""
 
     adapter: str  # "" the base, "name" its live version or split, "name@version" exactly that [""]
+    adapters: Mapping[str, float] | None  # instead, several selectors with their weights [none]
+    adapter_scale: float | None  # multiplies the weights of the adapters; not 0 [1]
     temperature: float | None  # 0 is greedy; at most 100 [0]
     top_p: float | None  # smallest set of tokens whose probability reaches this; in (0, 1] [1]
     top_k: int | None  # only the likeliest tokens; 0 is all [0]
@@ -60,6 +63,7 @@ SAMPLING_FIELDS = (
 )
 _PLAIN_FIELDS = (
     "adapter",
+    "adapter_scale",
     "max_tokens",
     "min_tokens",
     "stop",
@@ -83,6 +87,7 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> generation_pb.
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
     request = generation_pb.GenerateRequest()
     _set_prompt(request, prompt)
+    _set_adapters(request, values.get("adapters", {}))
     if isinstance(values.get("stop"), str):
         values["stop"] = [values["stop"]]
     for name in _PLAIN_FIELDS:
@@ -93,6 +98,21 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> generation_pb.
             _set(request.sampling, name, values[name], f"sampling.{name}")
     _set_constraint(request.constraint, values)
     return request
+
+
+def _set_adapters(
+    request: generation_pb.GenerateRequest | generation_pb.ScoreRequest,
+    adapters: Mapping[str, float],
+) -> None:
+    if not isinstance(adapters, Mapping):
+        raise InvalidArgument(
+            f"adapters: selectors with their weights are wanted, not {reprlib.repr(adapters)}",
+            field="adapters",
+        )
+    for index, (selector, weight) in enumerate(adapters.items()):
+        part, path = request.adapters.add(), f"adapters[{index}]"
+        _set(part, "adapter", selector, f"{path}.adapter")
+        _set(part, "weight", weight, f"{path}.weight")
 
 
 def _set_constraint(constraint: generation_pb.Constraint, values: Mapping[str, Any]) -> None:
@@ -119,13 +139,20 @@ def _to_json(schema: Mapping[str, Any], path: str) -> str:
 
 
 def score_request(
-    prompt: Prompt, completions: Sequence[str | Sequence[int]], adapter: str
+    prompt: Prompt,
+    completions: Sequence[str | Sequence[int]],
+    adapter: str = "",
+    adapters: Mapping[str, float] | None = None,
+    adapter_scale: float | None = None,
 ) -> generation_pb.ScoreRequest:
     """Completions are texts or lists of token ids."""
     if isinstance(completions, str):
         raise InvalidArgument("completions: a list is wanted, not one string", field="completions")
     request = generation_pb.ScoreRequest()
     _set(request, "adapter", adapter, "adapter")
+    _set_adapters(request, {} if adapters is None else adapters)
+    if adapter_scale is not None:
+        _set(request, "adapter_scale", adapter_scale, "adapter_scale")
     _set_prompt(request, prompt)
     for index, completion in enumerate(completions):
         part, path = request.completions.add(), f"completions[{index}]"
@@ -197,24 +224,32 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
 
 
 def create_version_request(
-    adapter: str, source: str, make_live: bool | None, request_id: str | None
+    adapter: str,
+    source: str | os.PathLike[str],
+    make_live: bool | None,
+    request_id: str | None,
+    task_id: int | None = None,
 ) -> adapter_pb.CreateAdapterVersionRequest:
     request = adapter_pb.CreateAdapterVersionRequest(request_id=request_id or new_request_id())
     _set(request, "adapter", adapter, "adapter")
-    _set(request, "source", source, "source")
+    _set(request, "source", os.fspath(source), "source")
     if make_live is not None:
         request.make_live = make_live
+    if task_id is not None:
+        _set(request, "task_id", task_id, "task_id")
     return request
 
 
 def upload_header(
-    adapter: str, make_live: bool | None, request_id: str | None
+    adapter: str, make_live: bool | None, request_id: str | None, task_id: int | None = None
 ) -> adapter_pb.UploadAdapterVersionRequest:
     request = adapter_pb.UploadAdapterVersionRequest()
     request.header.request_id = request_id or new_request_id()
     _set(request.header, "adapter", adapter, "header.adapter")
     if make_live is not None:
         request.header.make_live = make_live
+    if task_id is not None:
+        _set(request.header, "task_id", task_id, "header.task_id")
     return request
 
 

@@ -10,7 +10,10 @@ from graftwork.types import (
     AdapterVersion,
     Alternative,
     Choice,
+    Classification,
+    ClassScore,
     CompletionScore,
+    Component,
     Delta,
     FinishReason,
     Generation,
@@ -80,7 +83,13 @@ def _finish_reason(value: int) -> FinishReason | None:
 
 
 def served_by(message: generation_pb.ServedBy) -> ServedBy:
-    return ServedBy(message.adapter, message.version, message.digest, message.base_digest)
+    components = tuple(
+        Component(part.adapter, part.version, part.digest, part.weight)
+        for part in message.components
+    )
+    return ServedBy(
+        message.adapter, message.version, message.digest, message.base_digest, components
+    )
 
 
 def usage(message: generation_pb.Usage) -> Usage:
@@ -101,9 +110,20 @@ def logprobs(messages: Iterable[generation_pb.TokenLogprob]) -> tuple[TokenLogpr
 
 def score_result(message: generation_pb.ScoreResponse) -> ScoreResult:
     scores = tuple(
-        CompletionScore(logprobs(score.logprobs), score.total_logprob) for score in message.scores
+        CompletionScore(logprobs(score.logprobs), score.total_logprob, classification(score))
+        for score in message.scores
     )
     return ScoreResult(served_by(message.served_by), scores, usage(message.usage))
+
+
+def classification(score: generation_pb.ScoreResponse.CompletionScore) -> Classification | None:
+    if not score.HasField("classification"):
+        return None
+    message = score.classification
+    return Classification(
+        tuple(ClassScore(c.label, c.logit, c.probability) for c in message.classes),
+        message.reward if message.HasField("reward") else None,
+    )
 
 
 def tokenization(message: generation_pb.TokenizeResponse) -> Tokenization:
@@ -162,6 +182,7 @@ def adapter_version(message: adapter_pb.AdapterVersion) -> AdapterVersion:
         residency=_RESIDENCIES.get(message.residency, Residency.UNKNOWN),
         create_time=time(message.create_time),
         source=message.source,
+        labels=tuple(message.labels),
     )
 
 

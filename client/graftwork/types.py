@@ -56,15 +56,34 @@ class Residency(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """A version that took part in an answer, and what its change of the base was multiplied by."""
+
+    adapter: str
+    version: int
+    digest: str
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.adapter}@{self.version}:{self.weight:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServedBy:
-    """The exact version that served a request; `adapter` is "" for the base."""
+    """The exact version that served a request; `adapter` is "" for the base and for several.
+
+    `components` are there where adapters were combined or scaled; `digest` is over all of them.
+    """
 
     adapter: str
     version: int
     digest: str
     base_digest: str
+    components: tuple[Component, ...] = ()
 
     def __str__(self) -> str:
+        if self.components:
+            return " + ".join(map(str, self.components))
         return f"{self.adapter}@{self.version}" if self.adapter else "base"
 
 
@@ -135,14 +154,35 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScore:
+    label: str
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a classifier or reward model says of prompt and completion."""
+
+    classes: tuple[ClassScore, ...]
+    reward: float | None  # the logit of the only label, where there is but one
+
+    @property
+    def label(self) -> str:
+        """The likeliest."""
+        return max(self.classes, key=lambda scored: scored.logit).label
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionScore:
     logprobs: tuple[TokenLogprob, ...]
     total_logprob: float
+    classification: Classification | None = None  # instead, from a classifier or reward model
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """One score for each completion, in order."""
+    """One score for each completion, in order; one of the prompt where there are none."""
 
     served_by: ServedBy
     scores: tuple[CompletionScore, ...]
@@ -214,6 +254,7 @@ class AdapterVersion:
     residency: Residency
     create_time: datetime
     source: str
+    labels: tuple[str, ...] = ()  # of a classifier; one of a reward model
 
     @property
     def selector(self) -> str:

@@ -4,6 +4,7 @@ The base's own attention modules call `paged_attention_forward` with the queries
 of all tokens of a step, laid end to end in a batch of one; the step tells which belong together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from graftwork_server.kernels.paged_attention import paged_attention, store_kv
+from graftwork_server.packed_attention import PackedGatedPrompt, PackedPrefix
 
 PAGED_ATTENTION = "graftwork_paged"
 
@@ -25,6 +27,29 @@ class KvCache:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixWrite:
+    """Virtual tokens of a step whose keys and values are the adapter's own, not computed."""
+
+    token_rows: Tensor  # (num_virtual,) int64: tokens of the step
+    prefix_rows: Tensor  # (num_virtual,) int64: rows of the prefix
+    prefix: PackedPrefix
+
+    def apply(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Overwrites (num_tokens, num_kv_heads, head_dim) in place."""
+        key[self.token_rows] = self.prefix.keys[layer, self.prefix_rows]
+        value[self.token_rows] = self.prefix.values[layer, self.prefix_rows]
+
+
+@dataclass(frozen=True, slots=True)
+class GatedRun:
+    """Tokens of a step that also attend to gated prompts."""
+
+    start: int
+    stop: int
+    prompts: Mapping[int, PackedGatedPrompt]  # by layer
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionStep:
     """Which tokens of a step see which blocks; passed to every layer as `attention_step`."""
 
@@ -33,6 +58,46 @@ class AttentionStep:
     block_tables: Tensor  # (num_sequences, max_blocks) int32
     query_start: Tensor  # (num_sequences + 1,) int32: first token of each sequence
     context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
+    prefix_writes: tuple[PrefixWrite, ...] = ()
+    gated_runs: tuple[GatedRun, ...] = ()
+
+
+def attend(
+    step: AttentionStep,
+    layer: int,
+    query: Tensor,  # (num_tokens, num_heads, head_dim)
+    key: Tensor,  # (num_tokens, num_kv_heads, head_dim)
+    value: Tensor,  # the same
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Stores the step's keys and values, and attends; returns (num_tokens, num_heads, head_dim).
+
+    Prefixes overwrite rows of `key` and `value` in place before they are stored.
+    """
+    cache = step.caches[layer]
+    for write in step.prefix_writes:
+        write.apply(layer, key, value)
+    store_kv(key, value, cache.keys, cache.values, step.slot_mapping)
+    output = paged_attention(
+        query,
+        cache.keys,
+        cache.values,
+        block_tables=step.block_tables,
+        query_start=step.query_start,
+        context_lens=step.context_lens,
+        scale=scale,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    for run in step.gated_runs:
+        prompt = run.prompts.get(layer)
+        if prompt is not None:
+            rows = slice(run.start, run.stop)
+            prompt.attend(query[rows].transpose(0, 1), output[rows].transpose(0, 1))
+    return output
 
 
 def paged_attention_forward(
@@ -48,23 +113,13 @@ def paged_attention_forward(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Stores the step's keys and values, and attends; returns (1, num_tokens, num_heads, dim)."""
-    layer = cast("int", module.layer_idx)  # every attention module of transformers has one
-    cache = attention_step.caches[layer]
-    store_kv(
+    """What transformers' attention modules call; returns (1, num_tokens, num_heads, head_dim)."""
+    output = attend(
+        attention_step,
+        cast("int", module.layer_idx),  # every attention module of transformers has one
+        query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        attention_step.slot_mapping,
-    )
-    output = paged_attention(
-        query[0].transpose(0, 1),
-        cache.keys,
-        cache.values,
-        block_tables=attention_step.block_tables,
-        query_start=attention_step.query_start,
-        context_lens=attention_step.context_lens,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=sliding_window,
         softcap=softcap,

@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from graftwork_adapters.canonical import LinearModule
+from graftwork_adapters.canonical_parts import DecoderLayer
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
+from graftwork_server.fusion import fuse_modules
 from graftwork_server.quantization import quantize_linear
 from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
@@ -29,14 +30,6 @@ logger = logging.getLogger(__name__)
 
 class ModelNotUsable(StartupError):
     """The base model cannot be loaded or served; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """What one layer keeps of each token."""
-
-    num_kv_heads: int
-    head_dim: int
 
 
 class BaseModel:
@@ -63,13 +56,27 @@ class BaseModel:
         self.num_parameters = num_parameters
         self.config = model.config
         self._linears = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
+            name: module for name, module in model.named_modules() if is_linear(module)
         }
         self.linear_modules: Mapping[str, LinearModule] = {
             name: describe_linear(module) for name, module in self._linears.items()
         }
+        self._others: dict[str, nn.Module] = {
+            name: module
+            for name, module in model.named_modules()
+            if not is_linear(module) and dict(module.named_parameters(recurse=False))
+        }
+        self.other_modules: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+            name: {
+                key: tuple(parameter.shape)
+                for key, parameter in module.named_parameters(recurse=False)
+            }
+            for name, module in self._others.items()
+        }
+        self.embedding_name = _name_of(model, model.get_input_embeddings())
+        self.head_name = _name_of(model, model.get_output_embeddings())
+        self.has_tied_head = bool(getattr(self.config, "tie_word_embeddings", False))
+        self.layers = tuple(decoder_layers(model))
         # Captured once: the tree may be wrapped later, the tensors stay the same.
         self._tensors = dict(sorted(model.state_dict(keep_vars=True).items()))
         self.digest = self.compute_digest()
@@ -113,13 +120,8 @@ class BaseModel:
         return sum(tensor.nbytes for tensor in unique.values())
 
     @property
-    def attention_shapes(self) -> list[AttentionShape]:
-        """One for each layer, in order."""
-        config = self.config
-        heads = config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return [AttentionShape(kv_heads, head_dim)] * config.num_hidden_layers
+    def model_type(self) -> str:
+        return str(self.config.model_type)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -139,12 +141,44 @@ class BaseModel:
         """The bias of a linear module with `has_bias`: (out_features,), float32."""
         return self._linears[name].bias.detach().float()
 
+    def parameter(self, module: str, name: str) -> Tensor:
+        """A parameter of one of `other_modules`, float32."""
+        return self._others[module].get_parameter(name).detach().float()
+
+    def own_module(self, name: str) -> nn.Module:
+        """A linear module or one of `other_modules`, without anything that adapters do to it."""
+        return self._linears[name] if name in self._linears else self._others[name]
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    return isinstance(module, nn.Linear | Conv1D)
+
 
 def describe_linear(module: nn.Linear | Conv1D) -> LinearModule:
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
-        return LinearModule(in_features, out_features, has_bias=True)
+        return LinearModule(in_features, out_features, has_bias=True, is_transposed=True)
     return LinearModule(module.in_features, module.out_features, module.bias is not None)
+
+
+def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
+    names = (name for name, module in model.named_modules() if module is wanted)
+    return cast("str", next(names))
+
+
+def decoder_layers(model: PreTrainedModel) -> Iterator[DecoderLayer]:
+    """The layers with an attention and an MLP, in order."""
+    config = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    for name, module in model.named_modules():
+        children = dict(module.named_children())
+        attention = next((key for key in ("self_attn", "attn") if key in children), None)
+        if attention is not None and "mlp" in children:
+            yield DecoderLayer(
+                name, f"{name}.{attention}", f"{name}.mlp", heads, kv_heads, head_dim
+            )
 
 
 def load_base_model(
@@ -186,6 +220,8 @@ def prepare_base_model(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if quantization != "none":
         quantize_modules(model, quantization, device)
+    if device.type == "cpu":
+        fuse_modules(model)
     model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
     return BaseModel(
         model,
@@ -205,7 +241,7 @@ def quantize_modules(model: PreTrainedModel, quantization: str, device: torch.de
     """
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear | Conv1D) or isinstance(module, QuantizedLinear):
+        if not is_linear(module) or isinstance(module, QuantizedLinear):
             continue
         if module is head and quantization == "nf4":
             continue

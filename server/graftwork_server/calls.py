@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from graftwork.status import InvalidFieldError
+from graftwork_adapters.selector import Selector
 
 from graftwork_server.prompt import PromptInput
 from graftwork_server.random_numbers import choice_seed
@@ -27,11 +29,18 @@ class Limits:
     max_completions: int
 
 
+class WeightedSelector(NamedTuple):
+    """An adapter that takes part in an answer."""
+
+    selector: Selector  # never the base's; the registry checks that it exists
+    weight: float  # not 0
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateCall:
     """A valid GenerateRequest."""
 
-    adapter: str  # selector; the registry checks it
+    adapters: tuple[WeightedSelector, ...]  # none: the base
     prompt: PromptInput
     sampling: SamplingParams  # of choice 0
     max_tokens: int | None
@@ -59,9 +68,10 @@ class GenerateCall:
 
 @dataclass(frozen=True, slots=True)
 class ScoreCall:
-    """A valid ScoreRequest. A completion is text that is not empty, or at least one token id."""
+    """A valid ScoreRequest. A completion is text that is not empty, or at least one token id; only
+    a classifier or reward model scores without completions."""
 
-    adapter: str
+    adapters: tuple[WeightedSelector, ...]
     prompt: PromptInput
     completions: tuple[str | tuple[int, ...], ...]
 

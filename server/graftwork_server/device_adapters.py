@@ -11,25 +11,21 @@ import torch
 from graftwork_adapters.canonical import LinearModule
 from torch import Tensor, nn
 
+from graftwork_server.attention import GatedRun, PrefixWrite
 from graftwork_server.base_model import BaseModel
+from graftwork_server.edited_module import EditedModule
 from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_adapter import PackedAdapter, PackedModule
-
-NO_SEGMENTS = Segments.from_lengths([])
-
-
-class StepSegments:
-    """The segments of the step in progress, shared by all grafted modules."""
-
-    def __init__(self) -> None:
-        self.tokens = NO_SEGMENTS
-        self.logit_rows = NO_SEGMENTS
+from graftwork_server.packed_parts import PackedParts
+from graftwork_server.packed_terms import PackedTerm, add_terms
+from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, transform_rows
+from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
 class GraftedLinear(nn.Module):
-    """A linear module of the base, with what the resident adapters do to its output."""
+    """A linear module of the base, with what the resident adapters do to its input and output."""
 
     def __init__(
         self,
@@ -46,6 +42,9 @@ class GraftedLinear(nn.Module):
         self._output_scale = OutputScaleTable(max_slots, shape.out_features)
         self._low_rank_slots: set[int] = set()
         self._output_scale_slots: set[int] = set()
+        self._inputs: dict[int, PackedInput] = {}
+        self._terms: dict[int, PackedTerm] = {}
+        self._rotations: dict[int, PackedPairRotation] = {}
         self._step = step
         self._is_head = is_head  # the head sees the rows whose logits are wanted, not all tokens
 
@@ -56,6 +55,12 @@ class GraftedLinear(nn.Module):
         if module.scale is not None or module.bias is not None:
             self._output_scale.set(slot, module.scale, module.bias)
             self._output_scale_slots.add(slot)
+        if module.input is not None:
+            self._inputs[slot] = module.input
+        if module.term is not None:
+            self._terms[slot] = module.term
+        if module.rotation is not None:
+            self._rotations[slot] = module.rotation
 
     def clear(self, slot: int) -> None:
         if slot in self._low_rank_slots:
@@ -64,17 +69,30 @@ class GraftedLinear(nn.Module):
         if slot in self._output_scale_slots:
             self._output_scale.clear(slot)
             self._output_scale_slots.remove(slot)
+        self._inputs.pop(slot, None)
+        self._terms.pop(slot, None)
+        self._rotations.pop(slot, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        y: Tensor = self.base(x)
         segments = self._step.logit_rows if self._is_head else self._step.tokens
-        if segments.runs:
-            out = y.view(-1, y.shape[-1])
+        if self._is_head:
+            self._step.head_input = x
+        runs = segments.runs
+        if runs and self._inputs:
+            rows = x.reshape(-1, x.shape[-1])
+            x = transform_rows(rows, self._inputs, runs).view(x.shape)
+        y: Tensor = self.base(x)
+        if runs:
+            rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             if self._low_rank_slots:
-                add_low_rank(out, x.reshape(-1, x.shape[-1]), self._low_rank, segments)
+                add_low_rank(out, rows, self._low_rank, segments)
+            if self._terms:
+                add_terms(out, rows, self._terms, runs)
             if self._output_scale_slots:
                 apply_output_scale(out, self._output_scale, segments)
+            if self._rotations:
+                y = transform_rows(out, self._rotations, runs).view(y.shape)
         return y
 
 
@@ -85,6 +103,10 @@ class DeviceAdapters:
         self._step = StepSegments()
         self._virtual_tokens: dict[int, Tensor] = {}
         self._adapters: dict[int, PackedAdapter] = {}
+        self._parts: dict[int, PackedParts] = {}
+        self._base = base
+        self._edited: dict[str, EditedModule] = {}
+        self._embedding = base.model.get_input_embeddings()
         head = base.model.get_output_embeddings()
         self._grafts: dict[str, GraftedLinear] = {}
         for name, shape in base.linear_modules.items():
@@ -101,12 +123,17 @@ class DeviceAdapters:
             self._grafts[name].place(slot, module)
         if adapter.virtual_tokens is not None:
             self._virtual_tokens[slot] = adapter.virtual_tokens
+        for name, edit in adapter.parts.edits.items():
+            self._edited_module(name).place(slot, edit)
+        self._parts[slot] = adapter.parts
         self._adapters[slot] = adapter
 
     def clear(self, slot: int) -> None:
         """Empties a slot."""
         for name in self._adapters.pop(slot).modules:
             self._grafts[name].clear(slot)
+        for name in self._parts.pop(slot).edits:
+            self._edited[name].clear(slot)
         self._virtual_tokens.pop(slot, None)
 
     @contextmanager
@@ -117,13 +144,20 @@ class DeviceAdapters:
             yield
         finally:
             self._step.tokens = self._step.logit_rows = NO_SEGMENTS
+            self._step.head_input = None
 
-    def put_virtual_tokens(self, embeddings: Tensor, token_ids: Tensor, segments: Segments) -> None:
-        """Writes the embeddings of virtual tokens into (num_tokens, hidden_size), in place.
+    def embed(self, token_ids: Tensor, segments: Segments) -> Tensor:
+        """The embeddings of a step's tokens: (num_tokens, hidden_size).
 
         token_ids: (num_tokens,) int64; id -(i + 1) is row i of the virtual tokens of its slot.
+        Those of a key/value prefix get embeddings that nothing reads.
         """
+        real_ids = token_ids.clamp_min(0)
+        embeddings: Tensor = self._embedding(real_ids)
         for slot, start, stop in segments.runs:
+            own = self._parts[slot].embedding
+            if own is not None:
+                own.embed(real_ids[start:stop], embeddings[start:stop])
             table = self._virtual_tokens.get(slot)
             if table is None:
                 continue
@@ -131,3 +165,44 @@ class DeviceAdapters:
             rows = torch.nonzero(ids < 0).squeeze(-1)
             if rows.numel():
                 embeddings[start + rows] = table[-ids[rows] - 1]
+        return embeddings
+
+    def prefix_writes(self, token_ids: Tensor, segments: Segments) -> tuple[PrefixWrite, ...]:
+        """The virtual tokens of a step that stand for key/value prefixes."""
+        writes = []
+        for slot, start, stop in segments.runs:
+            prefix = self._parts[slot].prefix
+            if prefix is None:
+                continue
+            ids = token_ids[start:stop]
+            rows = torch.nonzero(ids < 0).squeeze(-1)
+            if rows.numel():
+                writes.append(PrefixWrite(start + rows, -ids[rows] - 1, prefix))
+        return tuple(writes)
+
+    def has_prefix(self, slot: int) -> bool:
+        """Whether the virtual tokens of a slot's adapter are keys and values only."""
+        return slot in self._parts and self._parts[slot].prefix is not None
+
+    def gated_runs(self, segments: Segments) -> tuple[GatedRun, ...]:
+        """The tokens of a step whose adapters have gated prompts."""
+        return tuple(
+            GatedRun(start, stop, self._parts[slot].gated_prompts)
+            for slot, start, stop in segments.runs
+            if self._parts[slot].gated_prompts
+        )
+
+    def class_scores(self, slot: int, logit_row: int) -> tuple[float, ...]:
+        """Of the classifier in a slot, from a row whose logits the step in progress computed."""
+        classifier, hidden = self._parts[slot].classifier, self._step.head_input
+        if classifier is None or hidden is None:
+            raise RuntimeError(f"slot {slot} holds no classifier, or no step is in progress")
+        return classifier.scores(hidden.reshape(-1, hidden.shape[-1])[logit_row])
+
+    def _edited_module(self, name: str) -> EditedModule:
+        if name not in self._edited:
+            graft = self._grafts.get(name)
+            module = self._base.model.get_submodule(name) if graft is None else graft.base
+            is_head = name == self._base.head_name
+            self._edited[name] = EditedModule(module, self._step, is_head=is_head)
+        return self._edited[name]

@@ -5,6 +5,7 @@ Errors of a request, which the interceptor turns into gRPC statuses:
     graftwork.status.WireError
     └── ServerError
         ├── QueueFull          RESOURCE_EXHAUSTED, with the time after which to try again
+        ├── NotAGenerator      FAILED_PRECONDITION
         ├── ContextTooLong     INVALID_ARGUMENT, with the field
         ├── NotReady           FAILED_PRECONDITION
         ├── Draining           UNAVAILABLE, with the time after which to try again
@@ -46,6 +47,20 @@ class QueueFull(ServerError):
             f"{limit} requests are waiting already, the most that this server queues",
             retry_after_s=retry_after_s,
             metadata={"max_queued_requests": str(limit)},
+        )
+
+
+class NotAGenerator(ServerError):
+    """A classifier's or reward model's adapter was asked for text or log-probabilities."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "ADAPTER_IS_CLASSIFIER"
+
+    def __init__(self, selector: str) -> None:
+        super().__init__(
+            f'adapter version "{selector}" is a classifier or reward model and generates no text: '
+            "use Score",
+            metadata={"adapter": selector},
         )
 
 

@@ -30,6 +30,14 @@ class PromptLogprobsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScoresEvent:
+    """What the adapter's classifier says of the last token, by label."""
+
+    sequence_id: int
+    scores: tuple[float, ...]  # logits
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """A sampled token."""
 
@@ -60,7 +68,7 @@ class FailedEvent:
     error: WireError
 
 
-Event = PromptLogprobsEvent | TokenEvent | FinishedEvent | FailedEvent
+Event = PromptLogprobsEvent | ClassScoresEvent | TokenEvent | FinishedEvent | FailedEvent
 
 
 def is_final(event: Event) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
-from graftwork_adapters.records import VersionRecord
-from graftwork_adapters.registry import Registry
-from graftwork_adapters.selector import parse_selector
 
+from graftwork_server.adapter_choice import AdapterChooser, ServingAdapter
 from graftwork_server.base_model import BaseModel
 from graftwork_server.calls import (
     GenerateCall,
@@ -24,9 +22,11 @@ from graftwork_server.calls import (
     check_score_length,
     tokens_to_generate,
 )
+from graftwork_server.class_scores import classification_to_proto
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import Dispatcher
+from graftwork_server.errors import NotAGenerator
 from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
@@ -34,9 +34,10 @@ from graftwork_server.plan import TokenLogprob
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.request import Constraint, SamplingParams, Sequence
 from graftwork_server.request_timer import RequestTimer
-from graftwork_server.score_stream import collect_scores
+from graftwork_server.score_stream import collect_class_scores, collect_scores
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
+from graftwork_server.version_prompts import VersionPrompts
 
 Context = grpc.aio.ServicerContext[object, object]
 T = TypeVar("T")
@@ -47,10 +48,11 @@ class GenerationParts:
     """What the service is made of."""
 
     base: BaseModel
-    registry: Registry
+    adapters: AdapterChooser
     dispatcher: Dispatcher
     validator: RequestValidator
     prompts: PromptBuilder
+    version_prompts: VersionPrompts
     constraints: ConstraintCompiler
     detokenizer: Detokenizer
     limits: Limits
@@ -118,36 +120,78 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 yield response
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        call = self._parts.validator.score(request)
-        self._parts.dispatcher.check_capacity(len(call.completions))
-        async with self._version(call.adapter) as version:
-            prompt, completions = await self._in_background(lambda: self._score_tokens(call))
-            num_virtual = version.num_virtual_tokens if version else 0
+        parts = self._parts
+        call = parts.validator.score(request)
+        parts.dispatcher.check_capacity(len(call.completions) or 1)
+        with parts.adapters.holding(call.adapters) as adapter:
+            if adapter.classifier is not None:
+                return await self._classify(call, adapter, adapter.classifier.labels, context)
+            if not call.completions:
+                raise InvalidFieldError("completions", "is empty: give at least one")
+            prompt, completions = await self._in_background(
+                lambda: self._score_tokens(call, adapter)
+            )
             lengths = [len(completion) for completion in completions]
-            check_score_length(call, len(prompt), lengths, num_virtual, self._parts.limits)
+            num_virtual = adapter.num_virtual_tokens
+            check_score_length(call, len(prompt), lengths, num_virtual, parts.limits)
             sequences = [
                 self._sequence(
-                    version,
+                    adapter,
                     (*prompt, *completion),
                     SamplingParams(seed=0, prompt_logprobs=0),
                     deadline=_deadline(context),
                 )
                 for completion in completions
             ]
-            stream = self._parts.dispatcher.submit(sequences)
+            stream = parts.dispatcher.submit(sequences)
             with contextlib.closing(stream):
                 order = [sequence.sequence_id for sequence in sequences]
                 logprobs = await collect_scores(stream, order)
         response = pb.ScoreResponse(
-            served_by=self._served_by(version),
+            served_by=adapter.served_by(parts.base.digest),
             usage=pb.Usage(prompt_tokens=len(prompt) * len(completions) + sum(lengths)),
         )
         for length, of_completion in zip(lengths, logprobs, strict=True):
             scored = of_completion[-length:]
             response.scores.add(
-                logprobs=[to_proto(logprob, self._parts.detokenizer) for logprob in scored],
+                logprobs=[to_proto(logprob, parts.detokenizer) for logprob in scored],
                 total_logprob=sum(logprob.logprob or 0.0 for logprob in scored),
             )
+        return response
+
+    async def _classify(
+        self,
+        call: ScoreCall,
+        adapter: ServingAdapter,
+        labels: tuple[str, ...],
+        context: Context,
+    ) -> pb.ScoreResponse:
+        """The classifier's scores of the prompt with each completion, or of the prompt alone."""
+        parts = self._parts
+        prompt, completions = await self._in_background(lambda: self._score_tokens(call, adapter))
+        lengths = [len(completion) for completion in completions]
+        check_score_length(call, len(prompt), lengths, adapter.num_virtual_tokens, parts.limits)
+        sequences = [
+            self._sequence(
+                adapter,
+                (*prompt, *completion),
+                SamplingParams(seed=0),
+                deadline=_deadline(context),
+                classifies=True,
+            )
+            for completion in completions or [()]
+        ]
+        stream = parts.dispatcher.submit(sequences)
+        with contextlib.closing(stream):
+            order = [sequence.sequence_id for sequence in sequences]
+            scores = await collect_class_scores(stream, order)
+        num_tokens = len(prompt) * len(sequences) + sum(lengths)
+        response = pb.ScoreResponse(
+            served_by=adapter.served_by(parts.base.digest),
+            usage=pb.Usage(prompt_tokens=num_tokens),
+        )
+        for logits in scores:
+            response.scores.add(classification=classification_to_proto(labels, logits))
         return response
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
@@ -188,14 +232,16 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         timer = RequestTimer(parts.metrics)
         call = parts.validator.generate(request)
         parts.dispatcher.check_capacity(call.n)
-        async with self._version(call.adapter, call.episode_id) as version:
-            prompt = await self._in_background(lambda: parts.prompts.build(call.prompt).token_ids)
+        with parts.adapters.holding(call.adapters, call.episode_id) as adapter:
+            if adapter.classifier is not None:
+                raise NotAGenerator(adapter.classifier.selector)
+            prompt = await self._in_background(lambda: self._prompt_tokens(call, adapter))
             constraints = await self._constraints(call)
-            num_virtual = version.num_virtual_tokens if version else 0
+            num_virtual = adapter.num_virtual_tokens
             max_tokens = tokens_to_generate(call, len(prompt), num_virtual, parts.limits)
             sequences = [
                 self._sequence(
-                    version,
+                    adapter,
                     prompt,
                     call.sampling_of_choice(index),
                     max_tokens=max_tokens,
@@ -207,7 +253,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 )
                 for index in range(call.n)
             ]
-            timer.begin(version.adapter if version else "", len(prompt))
+            timer.begin(adapter.name, len(prompt))
             choices = {
                 sequence.sequence_id: ChoiceOutput(
                     index, parts.ids.new(), parts.detokenizer, call.stop, timer
@@ -215,7 +261,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 for index, sequence in enumerate(sequences)
             }
             header = pb.StreamGenerateResponse(
-                served_by=self._served_by(version),
+                served_by=adapter.served_by(parts.base.digest),
                 group_id=parts.ids.new(),
                 seed=call.sampling.seed,
             )
@@ -227,22 +273,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                     stream.prompt_logprobs.append(TokenLogprob(prompt[0], None))
                 yield RunningGeneration(stream, header, len(prompt), num_virtual)
 
-    @contextlib.asynccontextmanager
-    async def _version(
-        self, selector_text: str, episode_id: str = ""
-    ) -> AsyncIterator[VersionRecord | None]:
-        """The version that serves, pinned while inside; None for the base."""
-        selector = parse_selector(selector_text)
-        if selector.is_base:
-            yield None
-            return
-        draw = random.random()  # noqa: S311 - splits traffic
-        with self._parts.registry.resolve(selector, sticky_key=episode_id, draw=draw) as lease:
-            yield lease.version
-
     def _sequence(
         self,
-        version: VersionRecord | None,
+        adapter: ServingAdapter,
         prompt: tuple[int, ...],
         sampling: SamplingParams,
         *,
@@ -252,19 +285,21 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         stop_token_ids: frozenset[int] = frozenset(),
         priority: int = 0,
         constraint: Constraint | None = None,
+        classifies: bool = False,
     ) -> Sequence:
-        num_virtual = version.num_virtual_tokens if version else 0
+        num_virtual = adapter.num_virtual_tokens
         return Sequence(
             sequence_id=self._parts.dispatcher.new_sequence_id(),
             prompt_token_ids=(*range(-1, -num_virtual - 1, -1), *prompt),
             sampling=sampling,
             max_tokens=max_tokens,
-            adapter_digest=version.digest if version else "",
+            adapter_digest=adapter.weights_digest,
             priority=priority,
             min_tokens=min_tokens,
             stop_token_ids=stop_token_ids,
             deadline=deadline,
             constraint=constraint,
+            classifies=classifies,
         )
 
     async def _constraints(self, call: GenerateCall) -> list[Constraint | None]:
@@ -275,7 +310,15 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         compile_one = self._parts.constraints.compile
         return await self._in_background(lambda: [compile_one(grammar) for _ in range(call.n)])
 
-    def _score_tokens(self, call: ScoreCall) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    def _prompt_tokens(
+        self, call: GenerateCall | ScoreCall, adapter: ServingAdapter
+    ) -> tuple[int, ...]:
+        around = self._parts.version_prompts.of(adapter)
+        return self._parts.prompts.build(call.prompt, around).token_ids
+
+    def _score_tokens(
+        self, call: ScoreCall, adapter: ServingAdapter
+    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         prompts = self._parts.prompts
         completions = [
             prompts.completion(completion, f"completions[{index}].text")
@@ -283,15 +326,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             else completion
             for index, completion in enumerate(call.completions)
         ]
-        return prompts.build(call.prompt).token_ids, completions
-
-    def _served_by(self, version: VersionRecord | None) -> pb.ServedBy:
-        served_by = pb.ServedBy(base_digest=self._parts.base.digest)
-        if version is not None:
-            served_by.adapter = version.adapter
-            served_by.version = version.version
-            served_by.digest = version.digest
-        return served_by
+        return self._prompt_tokens(call, adapter), completions
 
     async def _in_background(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)

@@ -1,29 +1,38 @@
 """An adapter as the kernels want it: packed off the engine's thread, shared by host and slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
+from graftwork_adapters.canonical_linear import BiasedScale, PairRotation
 from torch import Tensor
 
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.packed_parts import PackedParts, pack_parts
+from graftwork_server.packed_terms import PackedTerm, pack_term
+from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, pack_input
 
 
 @dataclass(frozen=True, slots=True)
 class PackedModule:
-    """What an adapter does to the output of one linear module: `y = scale * (y + low rank) + bias`,
-    where y holds the base's own bias already."""
+    """What an adapter does to one linear module: `y = base(input(x))`, base's own bias included;
+    then `y = rotation(scale * (y + low rank + term) + bias)`."""
 
     low_rank: PackedLowRank | None
     scale: Tensor | None  # (out_features,) float32
     bias: Tensor | None  # (out_features,) float32
+    input: PackedInput | None = None
+    term: PackedTerm | None = None
+    rotation: PackedPairRotation | None = None
 
-    @property
-    def num_bytes(self) -> int:
-        vectors = sum(v.nbytes for v in (self.scale, self.bias) if v is not None)
-        return vectors + (self.low_rank.num_bytes if self.low_rank is not None else 0)
+    def tensors(self) -> list[Tensor]:
+        found = [vector for vector in (self.scale, self.bias) if vector is not None]
+        for part in (self.input, self.term, self.rotation):
+            if part is not None:
+                found += part.tensors()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +41,19 @@ class PackedAdapter:
 
     modules: Mapping[str, PackedModule]
     virtual_tokens: Tensor | None  # (num_virtual_tokens, hidden_size)
+    parts: PackedParts = field(default_factory=PackedParts)
 
     @property
     def num_bytes(self) -> int:
-        own = 0 if self.virtual_tokens is None else self.virtual_tokens.nbytes
-        return own + sum(module.num_bytes for module in self.modules.values())
+        """Each tensor of the linear modules counts once, also one that many of them share."""
+        total = self.parts.num_bytes
+        total += 0 if self.virtual_tokens is None else self.virtual_tokens.nbytes
+        unique: dict[int, Tensor] = {}
+        for module in self.modules.values():
+            if module.low_rank is not None:
+                total += module.low_rank.num_bytes
+            unique.update((tensor.data_ptr(), tensor) for tensor in module.tensors())
+        return total + sum(tensor.nbytes for tensor in unique.values())
 
 
 def pack_adapter(
@@ -51,7 +68,8 @@ def pack_adapter(
         virtual = adapter.virtual_tokens
         if virtual is not None:
             virtual = virtual.to(base.device, base.dtype)
-    return PackedAdapter(modules, virtual)
+        parts = pack_parts(adapter, base)
+    return PackedAdapter(modules, virtual, parts)
 
 
 def _pack_module(
@@ -68,7 +86,22 @@ def _pack_module(
         # The base has added its bias b before the scale: s (y - b) + b = s y + (1 - s) b.
         kept = (1 - scale) * base.bias(name).cpu()
         bias = kept if bias is None else bias + kept
-    return PackedModule(low_rank, _to_device(scale, base), _to_device(bias, base))
+    rotation: PackedPairRotation | None = None
+    match module.output_transform:
+        case BiasedScale(outer):
+            scale = outer if scale is None else scale * outer
+            bias = None if bias is None else bias * outer
+        case PairRotation():
+            rotation = PackedPairRotation.pack(module.output_transform, base.device)
+    changed, term = module.input_transform, module.added_term
+    return PackedModule(
+        low_rank,
+        _to_device(scale, base),
+        _to_device(bias, base),
+        input=None if changed is None else pack_input(changed, base.device),
+        term=None if term is None else pack_term(term, base.device),
+        rotation=rotation,
+    )
 
 
 def _to_device(vector: Tensor | None, base: BaseModel) -> Tensor | None:

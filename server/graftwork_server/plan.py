@@ -1,6 +1,6 @@
 """What the scheduler tells the runner to do in one step, and what comes back. Integers and ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 BASE_SLOT = -1
 
@@ -20,6 +20,7 @@ class ScheduledSequence:
     block_ids: tuple[int, ...]  # blocks of positions 0 .. start_position + len(token_ids) - 1
     samples: bool  # whether the last token of the step yields a new one
     wants_prompt_logprobs: bool = False
+    classifies: bool = False  # whether the classifier's scores of the last token are wanted
 
     @property
     def num_tokens(self) -> int:
@@ -65,3 +66,5 @@ class StepResult:
     # For sequences that want prompt log-probabilities: those of the positions of this step that are
     # predicted by its tokens, by sequence id.
     prompt_logprobs: dict[int, tuple[TokenLogprob, ...]]
+    # Scores by label of the sequences that are classified in this step, by sequence id.
+    class_scores: dict[int, tuple[float, ...]] = field(default_factory=dict)

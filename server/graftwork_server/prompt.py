@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import jinja2
 from graftwork.status import InvalidFieldError
+from graftwork_adapters.prompt_file import INPUT, VersionPrompt
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ class PromptBuilder:
         self._has_template = bool(tokenizer.chat_template)
         self._template_takes_documents = self._has_template and self._probe_documents()
 
-    def build(self, source: PromptInput) -> Prompt:
-        """The prompt's tokens, at least one.
+    def build(self, source: PromptInput, around: VersionPrompt | None = None) -> Prompt:
+        """The prompt's tokens, at least one; `around` is what the version that serves puts around
+        it.
 
         Text is tokenized as the tokenizer's `encode` does by default: with the special tokens that
         the model expects around a text, such as Llama's begin-of-text. A conversation brings its
@@ -87,6 +89,8 @@ class PromptBuilder:
         Raises InvalidFieldError: no chat template, a conversation that the template refuses, an
         input without any token, text that is not valid Unicode.
         """
+        if around is not None:
+            source = _put_around(source, around)
         match source:
             case TokenIds(ids):
                 prompt = Prompt(ids, "")
@@ -152,6 +156,24 @@ class PromptBuilder:
         except jinja2.TemplateError:
             return False
         return _PROBE in rendered
+
+
+def _put_around(source: PromptInput, prompt: VersionPrompt) -> PromptInput:
+    """The input with a version's system message, examples or template."""
+    match source:
+        case TokenIds():
+            return source
+        case Text(text):
+            return Text(prompt.template.replace(INPUT, text)) if prompt.template else source
+        case Conversation(messages):
+            has_system = messages[0].role == "system"
+            own = [messages[0].content] if has_system else []
+            system = "\n\n".join([prompt.system, *own] if prompt.system else own)
+            before = [Message("system", system)] if system else []
+            for example in prompt.examples:
+                before += [Message("user", example.user), Message("assistant", example.assistant)]
+            turns = messages[1:] if has_system else messages
+            return Conversation((*before, *turns), source.documents)
 
 
 def _with_documents(

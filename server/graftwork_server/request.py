@@ -96,6 +96,7 @@ class Sequence:
     arrival_time: float = 0.0  # seconds on the engine's clock
     deadline: float | None = None
     constraint: Constraint | None = None
+    classifies: bool = False  # the adapter's classifier scores the last token; max_tokens is 0
 
     state: SequenceState = SequenceState.WAITING
     output_token_ids: list[int] = field(default_factory=list)

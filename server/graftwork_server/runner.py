@@ -56,8 +56,9 @@ class Runner:
         """Runs one step; `sequences` maps the plan's ids to what was asked."""
         with torch.inference_mode():
             inputs = self._build_inputs(plan)
-            logits = self._forward(inputs)
-            return self._read_out(plan, sequences, logits)
+            with self._adapters.step(inputs.segments, inputs.logit_segments):
+                logits = self._forward(inputs)
+                return self._read_out(plan, sequences, logits)
 
     def forget(self, sequence_id: int) -> None:
         """Frees what sampling keeps of a finished sequence."""
@@ -88,35 +89,38 @@ class Runner:
                 for s, stop in zip(scheduled, query_start[1:], strict=True)
             ]
         )
+        segments = Segments.from_lengths((s.slot, s.num_tokens) for s in scheduled)
+        device_ids = torch.from_numpy(token_ids).to(device)
         attention = AttentionStep(
             caches=self._caches,
             slot_mapping=torch.from_numpy(slot_mapping).to(device),
             block_tables=torch.from_numpy(block_tables).to(device),
             query_start=torch.from_numpy(query_start).to(device),
             context_lens=torch.from_numpy((starts + counts).astype(np.int32)).to(device),
+            prefix_writes=(
+                self._adapters.prefix_writes(device_ids, segments) if (token_ids < 0).any() else ()
+            ),
+            gated_runs=self._adapters.gated_runs(segments),
         )
         return StepInputs(
-            token_ids=torch.from_numpy(token_ids).to(device),
+            token_ids=device_ids,
             position_ids=torch.from_numpy(positions).to(device),
             attention=attention,
-            segments=Segments.from_lengths((s.slot, s.num_tokens) for s in scheduled),
+            segments=segments,
             logit_rows=torch.from_numpy(logit_rows).to(device),
             logit_segments=Segments.from_lengths((s.slot, _num_logit_rows(s)) for s in scheduled),
         )
 
     def _forward(self, inputs: StepInputs) -> Tensor:
         """Logits of the wanted rows: (num_logit_rows, vocab_size) float32."""
-        embed = self._base.model.get_input_embeddings()
-        embeddings = embed(inputs.token_ids.clamp_min(0))
-        self._adapters.put_virtual_tokens(embeddings, inputs.token_ids, inputs.segments)
-        with self._adapters.step(inputs.segments, inputs.logit_segments):
-            output = self._base.model(
-                inputs_embeds=embeddings.unsqueeze(0),
-                position_ids=inputs.position_ids.unsqueeze(0),
-                use_cache=False,
-                logits_to_keep=inputs.logit_rows,
-                attention_step=inputs.attention,
-            )
+        embeddings = self._adapters.embed(inputs.token_ids, inputs.segments)
+        output = self._base.model(
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=inputs.position_ids.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=inputs.logit_rows,
+            attention_step=inputs.attention,
+        )
         logits: Tensor = output.logits[0].float()
         return logits
 
@@ -126,6 +130,7 @@ class Runner:
         sampling_rows: list[int] = []
         sampling: list[Sequence] = []
         prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
+        class_scores: dict[int, tuple[float, ...]] = {}
         row = 0
         for scheduled in plan.sequences:
             sequence = sequences[scheduled.sequence_id]
@@ -142,12 +147,16 @@ class Runner:
                 sampling_rows.append(row)
                 sampling.append(sequence)
                 row += 1
+            elif scheduled.classifies:
+                scores = self._adapters.class_scores(scheduled.slot, row)
+                class_scores[scheduled.sequence_id] = scores
+                row += 1
         sampled: tuple[SampledToken, ...] = ()
         if sampling:
             if len(sampling_rows) != logits.shape[0]:
                 logits = logits[torch.tensor(sampling_rows, device=logits.device)]
             sampled = tuple(self._sampler.sample(logits, sampling))
-        return StepResult(sampled, prompt_logprobs)
+        return StepResult(sampled, prompt_logprobs, class_scores)
 
     def _prompt_logprobs(
         self, scheduled: ScheduledSequence, sequence: Sequence, logits: Tensor
@@ -156,9 +165,16 @@ class Runner:
         first = scheduled.start_position + 1
         following = sequence.prompt_token_ids[first : first + logits.shape[0]]
         skipped = sum(token_id < 0 for token_id in following)
+        unpredicted: tuple[TokenLogprob, ...] = ()
+        follows_virtual = first - 1 < sequence.num_virtual_tokens == first + skipped
+        if follows_virtual and following[skipped:] and self._adapters.has_prefix(scheduled.slot):
+            # The virtual token before the first real one has keys and values, but no output.
+            unpredicted = (TokenLogprob(following[skipped], None),)
+            skipped += 1
         token_ids = torch.tensor(following[skipped:], dtype=torch.int64, device=logits.device)
         num_top = sequence.sampling.prompt_logprobs or 0
-        return tuple(self._sampler.logprobs_of(logits[skipped:], token_ids, num_top))
+        predicted = self._sampler.logprobs_of(logits[skipped:], token_ids, num_top)
+        return (*unpredicted, *predicted)
 
     @staticmethod
     def num_prompt_logit_rows(scheduled: ScheduledSequence, sequence: Sequence) -> int:
@@ -171,4 +187,4 @@ def _num_logit_rows(scheduled: ScheduledSequence) -> int:
     """How many of a sequence's tokens, counted from its last, have their logits computed."""
     if scheduled.wants_prompt_logprobs:
         return scheduled.num_tokens
-    return int(scheduled.samples)
+    return int(scheduled.samples or scheduled.classifies)

@@ -143,6 +143,7 @@ class RunningSet:
                 sequence.sampling.prompt_logprobs is not None
                 and tracked.num_reported <= start < len(sequence.prompt_token_ids)
             ),
+            classifies=sequence.classifies and stop == sequence.num_tokens,
         )
 
     def _num_readable_blocks(self, tracked: Tracked) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from graftwork_server.blocks import BlockManager, IntegrityError, PrefixKeys
 from graftwork_server.demand import SlotDemand
 from graftwork_server.events import (
+    ClassScoresEvent,
     Event,
     FinishCause,
     FinishedEvent,
@@ -143,6 +144,8 @@ class Scheduler:
             if is_running and tracked.num_uncomputed == 1 and self._grow(tracked):
                 chunks.append((tracked, 1))
                 budget -= 1
+        if chunks and self.config.max_prefill_tokens_while_decoding is not None:
+            budget = min(budget, self.config.max_prefill_tokens_while_decoding)
         for tracked in self._running:
             if budget and tracked.num_uncomputed > 1:
                 chunks.append((tracked, min(tracked.num_uncomputed, budget)))
@@ -175,6 +178,9 @@ class Scheduler:
                     events.append(PromptLogprobsEvent(sequence.sequence_id, logprobs))
             if sequence.num_computed_tokens >= len(sequence.prompt_token_ids):
                 self._release_followers(tracked)
+            if scheduled.classifies:
+                scores = result.class_scores[sequence.sequence_id]
+                events.append(ClassScoresEvent(sequence.sequence_id, scores))
             if scheduled.samples:
                 events += self._append(tracked, sampled[sequence.sequence_id])
             elif not sequence.samples and sequence.num_computed_tokens == sequence.num_tokens:

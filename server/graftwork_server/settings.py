@@ -41,6 +41,11 @@ class ModelSettings(_Frozen):
 class EngineSettings(_Frozen):
     max_num_sequences: Count = _setting(64, "Most sequences in one step.")
     max_tokens_per_step: Count = _setting(512, "Most tokens, prompts' included, in one step.")
+    max_prefill_tokens_while_decoding: Count | None = _setting(
+        None,
+        "Most tokens of prompts in a step that also decodes: bounds the gap between tokens of a "
+        "stream when others arrive. By default 48 on the CPU, and no limit of its own elsewhere.",
+    )
     block_size: Count = _setting(16, "Tokens per block of the key/value cache.", le=512)
     kv_cache_bytes: ByteSize = _setting("1GiB", "Memory of the key/value cache.", gt=0)
     max_context_tokens: Count | None = _setting(

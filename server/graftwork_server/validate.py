@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_adapters.selector import parse_selector
 
-from graftwork_server.calls import GenerateCall, Limits, ScoreCall
+from graftwork_server.calls import GenerateCall, Limits, ScoreCall, WeightedSelector
 from graftwork_server.prompt import Conversation, Document, Message, PromptInput, Text, TokenIds
 from graftwork_server.request import Choice, Grammar, JsonSchema, Regex, SamplingParams
 
@@ -22,6 +23,8 @@ MAX_CHOICES = 1024
 MAX_CONSTRAINT_CHARACTERS = 65_536
 MAX_EPISODE_ID_CHARACTERS = 128
 MAX_TEMPERATURE = 100.0
+MAX_COMPONENTS = 16
+MAX_WEIGHT = 100.0
 # Beyond these a penalty overflows or drowns any logit.
 REPETITION_PENALTY_RANGE = (0.01, 100.0)
 
@@ -56,7 +59,7 @@ class RequestValidator:
                 "ignore_eos", "cannot go with a constraint, which ends with an end token: unset one"
             )
         return GenerateCall(
-            adapter=request.adapter,
+            adapters=_adapters(request),
             prompt=self._prompt(request),
             sampling=self._sampling(request),
             max_tokens=max_tokens,
@@ -73,8 +76,6 @@ class RequestValidator:
 
     def score(self, request: pb.ScoreRequest) -> ScoreCall:
         """Raises InvalidFieldError."""
-        if not request.completions:
-            raise InvalidFieldError("completions", "is empty: give at least one")
         _check_count("completions", len(request.completions), self._limits.max_completions)
         completions: list[str | tuple[int, ...]] = []
         for index, completion in enumerate(request.completions):
@@ -87,7 +88,7 @@ class RequestValidator:
                     completions.append(self._ids(f"{field}.token_ids", completion.token_ids.ids))
                 case _:
                     raise InvalidFieldError(field, "is empty: give text or token_ids")
-        return ScoreCall(request.adapter, self._prompt(request), tuple(completions))
+        return ScoreCall(_adapters(request), self._prompt(request), tuple(completions))
 
     def tokenize(self, request: pb.TokenizeRequest) -> PromptInput:
         """Raises InvalidFieldError."""
@@ -178,6 +179,39 @@ class RequestValidator:
         _check_count("stop_token_ids", len(token_ids), MAX_STOP_TOKEN_IDS)
         self._check_tokens("stop_token_ids", token_ids)
         return frozenset(token_ids)
+
+
+def _adapters(
+    request: pb.GenerateRequest | pb.ScoreRequest,
+) -> tuple[WeightedSelector, ...]:
+    """What answers, with the request's scale in the weights."""
+    named = parse_selector(request.adapter)
+    if request.adapters and not named.is_base:
+        raise InvalidFieldError("adapters", "cannot go with adapter: name all of them here")
+    _check_count("adapters", len(request.adapters), MAX_COMPONENTS)
+    scale = 1.0
+    if request.HasField("adapter_scale"):
+        scale = request.adapter_scale
+        _check_weight("adapter_scale", scale)
+        if named.is_base and not request.adapters:
+            raise InvalidFieldError("adapter_scale", "needs an adapter, which is not given")
+    if not named.is_base:
+        return (WeightedSelector(named, scale),)
+    weighted: list[WeightedSelector] = []
+    for index, sent in enumerate(request.adapters):
+        field = f"adapters[{index}]"
+        _check_not_empty(f"{field}.adapter", sent.adapter)
+        selector = parse_selector(sent.adapter, field=f"{field}.adapter")
+        weight = sent.weight if sent.HasField("weight") else 1.0
+        _check_weight(f"{field}.weight", weight)
+        weighted.append(WeightedSelector(selector, weight * scale))
+    return tuple(weighted)
+
+
+def _check_weight(field: str, weight: float) -> None:
+    _check_range(field, weight, -MAX_WEIGHT, MAX_WEIGHT)
+    if weight == 0:
+        raise InvalidFieldError(field, "is 0, which is the base's answer: leave the adapter out")
 
 
 def _conversation(sent: pb.Conversation) -> Conversation:

@@ -2,18 +2,25 @@
 
 import contextlib
 import copy
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from graftwork_adapters.canonical import LinearModule, ModuleAdapter
-from graftwork_adapters.folder import WEIGHTS_FILE
+from graftwork_adapters.artifact import read_artifact
+from graftwork_adapters.canonical import LinearModule, LoweredAdapter, ModuleAdapter
+from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.lowering import lower
+from graftwork_server.base_model import decoder_layers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
+
+from tests.adapters.expand import delta, input_matrix, transform_output
 
 CONTEXT_LENGTH = 64
 
@@ -57,6 +64,17 @@ class DescribedModel:
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
         }
+        self._others = {
+            name: module
+            for name, module in model.named_modules()
+            if name not in self._modules and dict(module.named_parameters(recurse=False))
+        }
+        self.model_type: str = model.config.model_type
+        names = {module: name for name, module in model.named_modules()}
+        self.embedding_name = names[model.get_input_embeddings()]
+        self.head_name = names[model.get_output_embeddings()]
+        self.has_tied_head: bool = model.config.tie_word_embeddings
+        self.layers = tuple(decoder_layers(model))
         self.digest = digest
         self.hidden_size: int = model.config.hidden_size
         self.context_length = CONTEXT_LENGTH
@@ -64,9 +82,23 @@ class DescribedModel:
     @property
     def linear_modules(self) -> Mapping[str, LinearModule]:
         return {
-            name: LinearModule(*reversed(self.weight(name).shape), module.bias is not None)
+            name: LinearModule(
+                *reversed(self.weight(name).shape),
+                module.bias is not None,
+                isinstance(module, Conv1D),
+            )
             for name, module in self._modules.items()
         }
+
+    @property
+    def other_modules(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        return {
+            name: {k: tuple(p.shape) for k, p in module.named_parameters(recurse=False)}
+            for name, module in self._others.items()
+        }
+
+    def parameter(self, module: str, name: str) -> Tensor:
+        return self._others[module].get_parameter(name).detach().float()
 
     def weight(self, name: str) -> Tensor:
         module = self._modules[name]
@@ -99,7 +131,10 @@ def make_peft(
         model = randomize(get_peft_model(copy.deepcopy(base), config))
         model.save_pretrained(folder)
     path = folder / WEIGHTS_FILE
-    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    tensors = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
     save_file(tensors, path, metadata={"format": "pt"})
     return model
 
@@ -135,17 +170,48 @@ def save_lora(folder: Path, base: nn.Module, **fields: object) -> Path:
     return folder
 
 
+def edit_config(folder: Path, **changes: object) -> None:
+    """Changes fields of a folder's adapter_config.json."""
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 def apply(adapter: ModuleAdapter | None, base: DescribedModel, name: str, x: Tensor) -> Tensor:
     """y of one module with its adapter, computed as canonical.py defines it. x: (rows, in)."""
     weight = base.weight(name)
     bias = base.bias(name) if base.linear_modules[name].has_bias else torch.zeros(len(weight))
-    y = x @ weight.T
     if adapter is None:
-        return y + bias
+        return x @ weight.T + bias
+    if adapter.input_transform is not None:
+        x = x @ input_matrix(adapter.input_transform, x.shape[1])
+    y = x @ weight.T
     if adapter.low_rank is not None:
         y = y + (x @ adapter.low_rank.a.float().T) @ adapter.low_rank.b.float().T
+    if adapter.added_term is not None:
+        y = y + x @ delta(adapter.added_term, *weight.shape).T
     if adapter.output_scale is not None:
         y = y * adapter.output_scale.scale
     if adapter.bias_delta is not None:
         bias = bias + adapter.bias_delta.delta
-    return y + bias
+    y = y + bias
+    if adapter.output_transform is not None:
+        y = transform_output(adapter.output_transform, y)
+    return y
+
+
+def lowered_from(folder: Path, base: nn.Module, *, max_rank: int = 64) -> LoweredAdapter:
+    return lower(read_artifact(folder, AdapterLimits()), DescribedModel(base), max_rank=max_rank)
+
+
+def check_parity(model: PeftModel, base: nn.Module, adapter: LoweredAdapter) -> None:
+    """Every linear module of the base computes what PEFT's module of that name computes."""
+    described = DescribedModel(base)
+    peft_modules = dict(model.base_model.model.named_modules())
+    assert adapter.modules.keys() <= described.linear_modules.keys()
+    for name, module in described.linear_modules.items():
+        x = torch.randn(3, module.in_features)
+        with torch.no_grad():
+            expected = peft_modules[name](x)
+        torch.testing.assert_close(
+            apply(adapter.modules.get(name), described, name, x), expected, atol=2e-5, rtol=1e-4
+        )

@@ -5,21 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from graftwork_adapters.artifact import read_artifact
-from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.errors import InvalidArtifact
-from graftwork_adapters.limits import AdapterLimits
-from graftwork_adapters.lowering import lower
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import PeftModel, PromptTuningConfig
-from torch import nn
+from peft import PromptTuningConfig
 
 from tests.adapters.helpers import (
-    DescribedModel,
-    apply,
+    check_parity,
     load_peft,
     lora_config,
+    lowered_from,
     make_peft,
     tiny_gpt2,
     tiny_llama,
@@ -32,24 +27,6 @@ BASES = {
     "tied_llama": tiny_llama(tied=True),
     "gpt2": tiny_gpt2(),
 }
-
-
-def lowered_from(folder: Path, base: nn.Module) -> LoweredAdapter:
-    artifact = read_artifact(folder, AdapterLimits())
-    return lower(artifact, DescribedModel(base), max_rank=64)
-
-
-def check_parity(model: PeftModel, base: nn.Module, adapter: LoweredAdapter) -> None:
-    described = DescribedModel(base)
-    peft_modules = dict(model.base_model.model.named_modules())
-    assert adapter.modules.keys() <= described.linear_modules.keys()
-    for name, module in described.linear_modules.items():
-        x = torch.randn(3, module.in_features)
-        with torch.no_grad():
-            expected = peft_modules[name](x)
-        torch.testing.assert_close(
-            apply(adapter.modules.get(name), described, name, x), expected, atol=2e-5, rtol=1e-4
-        )
 
 
 @st.composite

@@ -106,7 +106,12 @@ def test_files_over_the_limit(store: ImmutableStore) -> None:
 def test_missing_and_empty_files(store: ImmutableStore, filename: str) -> None:
     with store.stage() as staging:
         staging.write(filename, b"{}")
-        with pytest.raises(InvalidArtifact, match="missing or empty"):
+        with pytest.raises(InvalidArtifact, match="is missing"):
+            staging.finish()
+    with store.stage() as staging:
+        for name in FILES:
+            staging.write(name, b"" if name == filename else b"{}")
+        with pytest.raises(InvalidArtifact, match=f"{filename} is empty"):
             staging.finish()
 
 

@@ -27,6 +27,7 @@ def peft_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_bytes(b'{"peft_type": "LORA"}')
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 10_240)
+    (folder / "graftwork_prompt.json").write_bytes(b'{"system": "Rhyme."}')
     (folder / "README.md").write_bytes(b"")
     (folder / "training_args.bin").write_bytes(b"a pickle")
     (folder / "checkpoint-1").mkdir()

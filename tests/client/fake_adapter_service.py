@@ -28,7 +28,7 @@ class AdapterService(adapter_service_pb2_grpc.AdapterServiceServicer):
             chunk = message.chunk
             files[chunk.filename] = files.get(chunk.filename, b"") + chunk.data
         # A call cancelled in the middle may look like one that ended here.
-        if "adapter_model.safetensors" not in files:
+        if "adapter_model.safetensors" not in files and files.keys() != {"graftwork_prompt.json"}:
             self.server.fail(context, InvalidFieldError("chunk", "no adapter_model.safetensors"))
         make_live = header.make_live if header.HasField("make_live") else None
         return self.server.add_version(header.adapter, files, make_live)

@@ -40,10 +40,10 @@ def test_upload_and_download_round_trip(
     assert [path.name for path in target.parent.iterdir()] == ["copy"]
 
 
-PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+PEFT_FILES = ("adapter_config.json", "graftwork_prompt.json", "adapter_model.safetensors")
 
 
-def test_an_upload_sends_small_chunks_config_first(
+def test_an_upload_sends_small_chunks_weights_last(
     server: FakeServer, client: Client, peft_folder: Path
 ) -> None:
     client.adapters.upload("poet", peft_folder)
@@ -51,8 +51,14 @@ def test_an_upload_sends_small_chunks_config_first(
     assert isinstance(header, pb.UploadAdapterVersionRequest.Header)
     assert not header.HasField("make_live")
     names = [part.chunk.filename for part in parts]
-    assert names == [PEFT_FILES[0], *[PEFT_FILES[1]] * 3, PEFT_FILES[2]]
+    assert names == [*PEFT_FILES[:2], *[PEFT_FILES[2]] * 3]
     assert max(len(part.chunk.data) for part in parts) == CHUNK_BYTES
+
+
+def test_a_prompt_alone_is_uploaded(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "graftwork_prompt.json").write_text('{"system": "Rhyme."}')
+    client.adapters.upload("poet", tmp_path)
+    assert [part.chunk.filename for part in server.requests[1:]] == ["graftwork_prompt.json"]
 
 
 def test_a_refused_upload(server: FakeServer, client: Client, peft_folder: Path) -> None:
@@ -72,6 +78,8 @@ def test_a_refused_upload(server: FakeServer, client: Client, peft_folder: Path)
 )
 def test_a_folder_without_an_adapter(client, peft_folder: Path, missing, message) -> None:
     (peft_folder / missing).unlink()
+    if missing == "adapter_model.safetensors":
+        (peft_folder / "graftwork_prompt.json").unlink()
     with pytest.raises(graftwork.InvalidArgument, match=message):
         client.adapters.upload("poet", peft_folder)
 

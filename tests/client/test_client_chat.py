@@ -61,6 +61,16 @@ def test_the_adapter_changes_in_mid_chat(server: FakeServer, talk) -> None:
     assert sent[0].episode_id
 
 
+def test_several_adapters_in_mid_chat(server: FakeServer, talk) -> None:
+    result = talk(
+        "/adapter poet:0.5 coder@2:2", "one", "/adapter poet:x", "two", "/adapter nobody:1"
+    )
+    assert "the weight is not a number" in result.stderr
+    assert "'nobody' is not known" in result.stderr
+    for request in requests(server):
+        assert {a.adapter: a.weight for a in request.adapters} == {"poet": 0.5, "coder@2": 2}
+
+
 def test_an_unknown_adapter_changes_nothing(talk) -> None:
     result = talk("/adapter poet", "/adapter nobody", "/adapter coder@9", "hi", "/quit", "never")
     assert result.stdout == "poet@1: hi\n"

@@ -67,6 +67,24 @@ def test_generate_passes_every_option(server: FakeServer, run: Run) -> None:
     )
 
 
+def test_generate_combines_adapters(server: FakeServer, run: Run) -> None:
+    options = "--adapter poet:0.75 -a coder@2:-0.25 -a plain --adapter-scale 0.5"
+    assert run("generate", "hi", *options.split()).exit_code == 0
+    expected = {"poet": 0.75, "coder@2": -0.25, "plain": 1}
+    assert {part.adapter: part.weight for part in server.requests[0].adapters} == expected
+    assert (server.requests[0].adapter, server.requests[0].adapter_scale) == ("", 0.5)
+    run("score", "a", "b", *options.split())
+    assert {part.adapter: part.weight for part in server.requests[-1].adapters} == expected
+
+
+@pytest.mark.parametrize("words", [["-a", "poet:much"], ["-a", "poet", "-a", "poet:2"]])
+def test_adapters_that_make_no_sense(server: FakeServer, run: Run, words: list[str]) -> None:
+    result = run("generate", "hi", *words)
+    assert result.exit_code == 2
+    assert "poet" in result.stderr
+    assert server.requests == []
+
+
 def test_generate_without_options_sets_nothing(server: FakeServer, run: Run) -> None:
     run("generate", "hi")
     assert server.requests[0] == pb.GenerateRequest(text="hi")

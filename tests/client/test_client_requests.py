@@ -173,6 +173,31 @@ def test_score_takes_texts_and_token_ids() -> None:
         score_request("hi", "yes", "")
 
 
+def test_adapters_and_their_weights() -> None:
+    expected = [pb.WeightedAdapter(adapter="poet", weight=0.5), pb.WeightedAdapter(adapter="b@2")]
+    expected[1].weight = -1
+    adapters = {"poet": 0.5, "b@2": -1}
+    request = generate_request("hi", {"adapters": adapters, "adapter_scale": 2})
+    assert (list(request.adapters), request.adapter_scale) == (expected, 2)
+    scored = score_request("hi", ["yes"], adapters=adapters, adapter_scale=2)
+    assert (list(scored.adapters), scored.adapter_scale) == (expected, 2)
+    assert not score_request("hi", ["yes"], "poet").HasField("adapter_scale")
+
+
+@pytest.mark.parametrize(
+    ("adapters", "field"),
+    [
+        ({"poet": "much"}, "adapters[0].weight"),
+        ({7: 1}, "adapters[0].adapter"),
+        (["a"], "adapters"),
+    ],
+)
+def test_adapters_that_the_wire_cannot_carry(adapters, field) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        generate_request("hi", {"adapters": adapters})
+    assert caught.value.field == field
+
+
 def test_token_ids_are_not_tokenized() -> None:
     with pytest.raises(InvalidArgument, match="already"):
         tokenize_request([1, 2])

@@ -22,8 +22,8 @@ from tests.support.peft_adapters import (
     reference_greedy,
     save_random_adapter,
 )
+from tests.support.saved_models import FAMILIES, load_reference, save_tiny_model, tiny_tokenizer
 from tests.support.server import ServerUnderTest, serving, tiny_settings
-from tests.support.tiny_models import FAMILIES, load_reference, save_tiny_model, tiny_tokenizer
 
 PROMPTS = [list(range(40, 100)), [5], [300, 17, 8, 120], list(range(200, 231))]
 END = 0  # the tiny models' end token

@@ -289,4 +289,5 @@ async def test_a_restart_keeps_the_registry(tiny_base: TinyBase, tmp_path: Path)
         again = [tokens_of(await ask(running, name)) for name in ("poet", "poet@3", "other")]
         assert again == answers
         assert (await adapters.rollback("poet")).live_version == 1
-        assert running.server.scheduler.slots.is_pinned(found[1].digest)
+        # The engine's thread takes the pin in between two steps.
+        await until(lambda: running.server.scheduler.slots.is_pinned(found[1].digest))

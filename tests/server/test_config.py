@@ -62,13 +62,13 @@ def test_values_take_their_natural_spelling(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     settings = load(
         GRAFTWORK_ENGINE__KV_CACHE_BYTES="512 MiB",
-        GRAFTWORK_ENGINE__PREFIX_CACHE="false",
+        GRAFTWORK_ADAPTERS__REQUIRE_VERIFIED_BASE="true",
         GRAFTWORK_ADAPTERS__ROOTS="/srv/a:~/b",
         GRAFTWORK_DATA_DIR="~/data",
         GRAFTWORK_GRPC__TLS_CERT="",
     )
     assert settings.engine.kv_cache_bytes == 512 << 20
-    assert settings.engine.prefix_cache is False
+    assert settings.adapters.require_verified_base is True
     assert settings.adapters.roots == (Path("/srv/a"), Path("/home/someone/b"))
     assert settings.data_dir == Path("/home/someone/data")
     assert settings.grpc.tls_cert is None
@@ -137,7 +137,8 @@ def run(*arguments):
 def test_flags_build_the_settings_of_a_command(config_file):
     path = config_file("limits: {max_n: 2}\n")
     result, received = run(
-        *("--config", str(path), "--port", "1", "--no-engine-prefix-cache", "--adapter-root", "/a"),
+        *("--config", str(path), "--port", "1", "--adapters-require-verified-base"),
+        *("--adapter-root", "/a"),
         *("--adapter-root", "/b", "--engine-kv-cache-bytes", "2GiB", "--data-dir", "/d"),
     )
     assert result.exit_code == 0, result.output
@@ -146,7 +147,7 @@ def test_flags_build_the_settings_of_a_command(config_file):
     assert settings.limits.max_n == 2
     assert settings.log.level == "debug"
     assert settings.grpc.port == 1
-    assert settings.engine.prefix_cache is False
+    assert settings.adapters.require_verified_base is True
     assert settings.engine.kv_cache_bytes == 2 << 30
     assert settings.adapters.roots == (Path("/a"), Path("/b"))
     assert settings.data_dir == Path("/d")

@@ -1,5 +1,6 @@
 import pytest
 from graftwork.status import InvalidFieldError
+from graftwork_adapters.prompt_file import Example, VersionPrompt
 from graftwork_server.prompt import (
     Conversation,
     Document,
@@ -134,3 +135,41 @@ def test_lone_surrogates_are_refused(builder):
 def test_any_text_comes_back(text, builder, tokenizer):
     prompt = builder.build(Text(text))
     assert tokenizer.decode(prompt.token_ids) == text
+
+
+EXAMPLE_TURNS = [("user", "sun?"), ("assistant", "fun.")]
+AROUND = VersionPrompt("Rhyme.", (Example("sun?", "fun."),), "Q: {input} A:")
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([("user", "hi")], [("system", "Rhyme."), *EXAMPLE_TURNS, ("user", "hi")]),
+        (
+            [("system", "Be brief."), ("user", "hi")],
+            [("system", "Rhyme.\n\nBe brief."), *EXAMPLE_TURNS, ("user", "hi")],
+        ),
+    ],
+)
+def test_a_version_puts_its_prompt_before_the_turns(builder, messages, expected):
+    def conversation(turns):
+        return Conversation(tuple(Message(*turn) for turn in turns), DOCUMENTS)
+
+    assert builder.build(conversation(messages), AROUND) == builder.build(conversation(expected))
+
+
+def test_a_version_puts_a_text_into_its_template(builder):
+    expected = builder.build(Text("Q: {a} A:"))
+    assert builder.build(Text("{a}"), AROUND) == expected
+    assert builder.build(Text("a"), VersionPrompt("Rhyme.", (), "")) == builder.build(Text("a"))
+
+
+def test_a_version_leaves_token_ids_alone(builder):
+    assert builder.build(TokenIds((5, 6)), AROUND).token_ids == (5, 6)
+
+
+def test_examples_without_a_system_message(builder):
+    around = VersionPrompt("", (Example("sun?", "fun."),), "")
+    said = Conversation((user("hi"),))
+    expected = Conversation(tuple(Message(*turn) for turn in [*EXAMPLE_TURNS, ("user", "hi")]))
+    assert builder.build(said, around) == builder.build(expected)

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_adapters.selector import Selector
 from graftwork_server.calls import Limits, check_score_length, tokens_to_generate
 from graftwork_server.prompt import Conversation, Document, Message, Text, TokenIds
 from graftwork_server.random_numbers import choice_seed
@@ -31,6 +32,10 @@ LIMITS = Limits(
 VALIDATOR = RequestValidator(LIMITS, VOCAB_SIZE, draw_seed=lambda: 77)
 
 
+def weighted(**weights):
+    return [pb.WeightedAdapter(adapter=name, weight=weight) for name, weight in weights.items()]
+
+
 def generate(**fields):
     return VALIDATOR.generate(pb.GenerateRequest(**{"text": "hello", **fields}))
 
@@ -43,7 +48,7 @@ def test_defaults_are_those_of_the_proto():
     call = generate()
     assert call.sampling == SamplingParams(seed=77)
     assert call.prompt == Text("hello")
-    assert (call.adapter, call.max_tokens, call.min_tokens, call.n) == ("", None, 0, 1)
+    assert (call.adapters, call.max_tokens, call.min_tokens, call.n) == ((), None, 0, 1)
     assert (call.stop, call.stop_token_ids, call.ignore_eos) == ((), frozenset(), False)
     assert (call.grammar, call.priority, call.episode_id, call.store) == (None, 0, "", True)
 
@@ -63,10 +68,18 @@ def test_all_fields_arrive():
         presence_penalty=-2, frequency_penalty=2, logit_bias=((3, 1.5), (9, -100.0)), logprobs=0,
         prompt_logprobs=20,
     )  # fmt: skip
-    assert (call.adapter, call.max_tokens, call.min_tokens, call.n) == ("a@3", 64, 2, 4)
+    assert (call.max_tokens, call.min_tokens, call.n) == (64, 2, 4)
+    assert call.adapters == ((Selector("a", 3), 1.0),)
     assert (call.stop, call.priority, call.episode_id) == (("a", "bc"), -100, "e")
     assert call.store is False
     assert call.all_stop_token_ids([1]) == {5, 6}
+
+
+def test_adapters_carry_their_weights_and_the_scale():
+    sent = [pb.WeightedAdapter(adapter="a@2", weight=-0.5), pb.WeightedAdapter(adapter="b")]
+    call = generate(adapters=sent, adapter_scale=3)
+    assert call.adapters == ((Selector("a", 2), -1.5), (Selector("b"), 3.0))
+    assert generate(adapter="a", adapter_scale=2).adapters == ((Selector("a"), 2.0),)
 
 
 def test_end_tokens_stop_unless_ignored():
@@ -169,6 +182,16 @@ def choices(values):
         ({"constraint": choices(["a", ""])}, "constraint.choice.values[1]", "is empty"),
         ({"constraint": choices(["a"] * 1025)}, "constraint.choice.values", "1025"),
         ({"constraint": choices(["a" * 40_000] * 2)}, "constraint.choice.values", "80000"),
+        ({"adapter": "A"}, "adapter", "lower case"),
+        ({"adapter": "a", "adapters": weighted(b=1)}, "adapters", "cannot go with adapter"),
+        ({"adapter_scale": 0.5}, "adapter_scale", "needs an adapter"),
+        ({"adapter": "a", "adapter_scale": 0}, "adapter_scale", "is 0"),
+        ({"adapter": "a", "adapter_scale": float("nan")}, "adapter_scale", "nan"),
+        ({"adapters": weighted(b=101)}, "adapters[0].weight", "at most 100"),
+        ({"adapters": weighted(a=1, b=0)}, "adapters[1].weight", "is 0"),
+        ({"adapters": [pb.WeightedAdapter(weight=1)]}, "adapters[0].adapter", "empty"),
+        ({"adapters": [pb.WeightedAdapter(adapter="a@0")]}, "adapters[0].adapter", "version"),
+        ({"adapters": [pb.WeightedAdapter(adapter="a")] * 17}, "adapters", "17"),
         ({"constraint": pb.Constraint(regex="a"), "ignore_eos": True}, "ignore_eos", "constraint"),
     ],
 )  # fmt: skip
@@ -186,13 +209,13 @@ def test_score():
             completions=[{"text": "yes"}, {"token_ids": {"ids": [4, 5]}}],
         )
     )
-    assert (call.adapter, call.prompt, call.completions) == ("a", Text("p"), ("yes", (4, 5)))
+    assert call.adapters == ((Selector("a"), 1.0),)
+    assert (call.prompt, call.completions) == (Text("p"), ("yes", (4, 5)))
 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({}, "completions"),
         ({"completions": [{"text": "a"}] * 3}, "completions"),
         ({"completions": [{}]}, "completions[0]"),
         ({"completions": [{"text": ""}]}, "completions[0].text"),
@@ -205,6 +228,10 @@ def test_score_refused(fields, field):
     with pytest.raises(InvalidFieldError) as caught:
         VALIDATOR.score(pb.ScoreRequest(**{"text": "p", **fields}))
     assert caught.value.field == field
+
+
+def test_score_without_completions_is_for_classifiers():
+    assert VALIDATOR.score(pb.ScoreRequest(text="p")).completions == ()
 
 
 def test_tokenize_refused():

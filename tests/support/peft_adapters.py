@@ -1,13 +1,20 @@
 """Makes PEFT adapter folders with random, effective weights, and PEFT's own answers for them."""
 
+import contextlib
 import copy
+import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from graftwork_adapters import bottleneck
 from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+SCALES = ("ia3_l", "road_alpha", "boft_s")  # parameters that are 1 before training
 
 
 def alias(model: nn.Module) -> nn.Module:
@@ -15,18 +22,44 @@ def alias(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
 
 
+@contextlib.contextmanager
+def peft_remarks_ignored() -> Iterator[None]:
+    """PEFT calls deprecated parts of transformers, and remarks on unusual but valid configs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def load_peft(model: nn.Module, folder: Path | None) -> nn.Module:
+    """The model with an adapter as PEFT loads it, or our trainable model where it has bottlenecks,
+    in evaluation mode; without one, the model."""
+    tree: nn.Module = alias(model)
+    if folder is None:
+        return tree.eval()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config["peft_type"] == bottleneck.PEFT_TYPE:
+        bottleneck.load_bottlenecks(tree, folder)
+    else:
+        with peft_remarks_ignored():
+            tree = PeftModel.from_pretrained(tree, folder)
+    return tree.eval()
+
+
 def save_random_adapter(
     model: nn.Module, config: PeftConfig, folder: Path, *, seed: int, strength: float = 0.02
 ) -> Path:
     """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
     generator = torch.Generator().manual_seed(seed)
-    peft_model = get_peft_model(alias(model), config)
+    with peft_remarks_ignored():
+        peft_model = get_peft_model(alias(model), copy.deepcopy(config))  # PEFT fills it in
     for name, parameter in peft_model.named_parameters():
         if not parameter.requires_grad:
             continue
         noise = torch.randn(parameter.shape, generator=generator) * strength
         if "lora_magnitude_vector" in name:
             parameter.data.mul_(1 + 5 * noise)
+        elif any(part in name for part in SCALES):
+            parameter.data.copy_(1 + noise)
         elif "lora_A" in name:
             bound = parameter.shape[-1] ** -0.5
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * bound)
@@ -34,7 +67,8 @@ def save_random_adapter(
             parameter.data.copy_(noise * 10)
         else:
             parameter.data.copy_(noise)
-    peft_model.save_pretrained(folder)
+    with peft_remarks_ignored():
+        peft_model.save_pretrained(folder)
     return folder
 
 
@@ -58,11 +92,8 @@ def reference_logits(model: nn.Module, folder: Path | None, token_ids: list[int]
     PEFT's `forward` over the whole sequence is the oracle; its `generate` is wrong for prompt
     methods with this transformers.
     """
-    tree: nn.Module = alias(model)
-    if folder is not None:
-        tree = PeftModel.from_pretrained(tree, folder)
-    tree.eval()
-    with torch.no_grad():
+    tree = load_peft(model, folder)
+    with torch.no_grad(), peft_remarks_ignored():
         logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0]
     return logits[-len(token_ids) :].float()
 
@@ -71,12 +102,9 @@ def reference_greedy(
     model: nn.Module, folder: Path | None, prompt: list[int], num_tokens: int
 ) -> tuple[list[int], Tensor]:
     """Greedy continuation by PEFT's forward, and the logits that chose each token."""
-    tree: nn.Module = alias(model)
-    if folder is not None:
-        tree = PeftModel.from_pretrained(tree, folder)
-    tree.eval()
+    tree = load_peft(model, folder)
     token_ids, rows = list(prompt), []
-    with torch.no_grad():
+    with torch.no_grad(), peft_remarks_ignored():
         for _ in range(num_tokens):
             logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0, -1]
             rows.append(logits.float())

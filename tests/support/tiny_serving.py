@@ -13,8 +13,8 @@ from graftwork.v1.generation_service_pb2_grpc import GenerationServiceStub
 from transformers import PreTrainedModel
 
 from tests.support.peft_adapters import lora_config, save_random_adapter
+from tests.support.saved_models import load_reference, save_tiny_model
 from tests.support.server import ServerUnderTest
-from tests.support.tiny_models import load_reference, save_tiny_model
 
 PROMPT = list(range(40, 75))
 

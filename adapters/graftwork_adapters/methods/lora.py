@@ -19,166 +19,89 @@ from graftwork_adapters.canonical import (
     ModuleAdapter,
     OutputScale,
 )
-from graftwork_adapters.errors import InvalidArtifact, UnsupportedField, WrongBase
+from graftwork_adapters.errors import InvalidArtifact, UnsupportedField
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.lora_settings import LoraSettings
+from graftwork_adapters.methods.weight_file import (
+    Parts,
+    check_parts,
+    check_rank_of,
+    read_weight_file,
+)
 
-_PREFIX = "base_model.model."
 _A = "lora_A.weight"
 _B = "lora_B.weight"
 _B_BIAS = "lora_B.bias"
 _MAGNITUDE = "lora_magnitude_vector"
-_BASE_BIAS = "bias"
-_BASE_WEIGHT = "base_layer.weight"
-# Ends of keys, longest first, and the part each stands for.
-_PARTS = {
-    _A: _A,
-    _B: _B,
-    _B_BIAS: _B_BIAS,
-    f"{_MAGNITUDE}.weight": _MAGNITUDE,
-    _MAGNITUDE: _MAGNITUDE,
-    "base_layer.bias": _BASE_BIAS,
-    _BASE_WEIGHT: _BASE_WEIGHT,
-    _BASE_BIAS: _BASE_BIAS,
-}
-# PEFT saves the output head's own weight beside its LoRA. It must be the base's, up to rounding to
-# int8: half a step of a row's largest value is 0.4% of it.
-_BASE_WEIGHT_TOLERANCE = 0.01
-
-Parts = Mapping[str, Tensor]
+_PARTS = (_A, _B, _B_BIAS, _MAGNITUDE)
 
 
 def lower(source: LoweringInput) -> LoweredAdapter:
     settings = LoraSettings.parse(source.config)
-    parts_of_module = _group(source.tensors)
+    tensors = _renamed(source.tensors)
+    file = read_weight_file(source, settings.targets, _PARTS, bias=settings.bias, tensors=tensors)
     linear_modules = source.base.linear_modules
-    _check_modules(parts_of_module, settings, linear_modules)
     modules: dict[str, ModuleAdapter] = {}
-    for name, parts in sorted(parts_of_module.items()):
+    for name in sorted(file.modules.keys() | file.biases.keys()):
+        parts, bias_delta = file.modules.get(name), file.biases.get(name)
+        if parts is None:
+            modules[name] = ModuleAdapter(bias_delta=bias_delta)
+            continue
         _check_parts(name, parts, settings, linear_modules[name])
-        if _A in parts:
-            source.check_rank(parts[_A].shape[0], name)
-        modules[name] = _lower_module(name, parts, settings, source.base)
+        source.check_rank(parts[_A].shape[0], name)
+        modules[name] = _lower_module(name, parts, settings, source.base, bias_delta)
     return LoweredAdapter(modules)
 
 
-def _group(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors by module and part."""
-    found: dict[str, dict[str, Tensor]] = {}
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Magnitudes under their newer name; refuses embeddings."""
+    renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        module, part = _split_key(key)
-        parts = found.setdefault(module, {})
-        if part in parts:
-            raise InvalidArtifact(f"two tensors for the {part} of {module}")
-        parts[part] = tensor
-    return found
-
-
-def _split_key(key: str) -> tuple[str, str]:
-    if ".lora_embedding_" in key:
-        raise UnsupportedField(
-            "target_modules", f"an embedding ({key[:200]})", "linear modules and the output head"
-        )
-    if key.startswith(_PREFIX):
-        for ending, part in _PARTS.items():
-            if key.endswith(f".{ending}"):
-                return key[len(_PREFIX) : -len(ending) - 1], part
-    raise InvalidArtifact(f"tensor {key[:200]!r} is none that LoRA knows")
-
-
-def _check_modules(
-    parts_of_module: Mapping[str, Parts],
-    settings: LoraSettings,
-    linear_modules: Mapping[str, LinearModule],
-) -> None:
-    """Config, tensors and base must speak of the same modules."""
-    for name, parts in parts_of_module.items():
-        if name in linear_modules:
-            continue
-        if parts.keys() == {_BASE_BIAS}:
+        if ".lora_embedding_" in key:
             raise UnsupportedField(
-                "bias",
-                f'"{settings.bias}", with a bias of {name[:200]}',
-                "biases of linear modules",
+                "target_modules",
+                f"an embedding ({key[:200]})",
+                "linear modules and the output head",
             )
-        raise WrongBase(f"the base has no linear module {name[:200]!r}")
-    targeted = settings.targets.among(linear_modules)
-    adapted = {name for name, parts in parts_of_module.items() if parts.keys() & {_A, _B}}
-    if not targeted:
-        raise WrongBase("target_modules of adapter_config.json match no linear module of the base")
-    if surplus := sorted(adapted - targeted):
-        raise InvalidArtifact(
-            f"there are tensors for {surplus[0]}, which target_modules do not match"
-        )
-    if missing := sorted(targeted - adapted):
-        raise InvalidArtifact(
-            f"target_modules match {missing[0]} of the base, but there are no tensors for it: "
-            "the file is incomplete, or made for another base"
-        )
-    biased = {name for name, module in linear_modules.items() if module.has_bias}
-    expected = biased & settings.modules_with_saved_bias(targeted, linear_modules)
-    saved = {name for name, parts in parts_of_module.items() if _BASE_BIAS in parts}
-    if unexpected := sorted(saved ^ expected):
-        raise InvalidArtifact(
-            f'bias is "{settings.bias}" in adapter_config.json, which disagrees with the tensors '
-            f"about the bias of {unexpected[0]}"
-        )
+        is_old = key.endswith(f".{_MAGNITUDE}.weight")
+        name = key.removesuffix(".weight") if is_old else key
+        if name in renamed:
+            raise InvalidArtifact(f"two tensors for {name[:200]}")
+        renamed[name] = tensor
+    return renamed
 
 
 def _check_parts(name: str, parts: Parts, settings: LoraSettings, module: LinearModule) -> None:
     """The parts of one module are those that the config asks for, in the base's shapes."""
-    expected: set[str] = set()
-    if parts.keys() & {_A, _B}:
-        expected = {_A, _B}
-        expected |= {_B_BIAS} if settings.lora_bias else set()
-        expected |= {_MAGNITUDE} if settings.use_dora else set()
-    found = parts.keys() - {_BASE_BIAS, _BASE_WEIGHT}
-    if found != expected:
-        listed = ", ".join(sorted(found ^ expected))
-        raise InvalidArtifact(f"adapter_config.json and tensors of {name} disagree about {listed}")
-
     rank = settings.rank(name)
+    if _A in parts and parts[_A].ndim == 2:
+        check_rank_of(name, parts[_A].shape[0], rank)
+    if _B in parts and parts[_B].ndim == 2:
+        check_rank_of(name, parts[_B].shape[1], rank)
     out_features, in_features = module.out_features, module.in_features
-    shapes = {
-        _A: (rank, in_features),
-        _B: (out_features, rank),
-        _B_BIAS: (out_features,),
-        _MAGNITUDE: (out_features,),
-        _BASE_BIAS: (out_features,),
-        _BASE_WEIGHT: (out_features, in_features),
-    }
-    for part, tensor in parts.items():
-        shape = tuple(tensor.shape)
-        if shape == shapes[part]:
-            continue
-        if part in {_A, _B} and len(shape) == 2:
-            ours = shape[0 if part == _A else 1]
-            if ours != rank:
-                raise InvalidArtifact(
-                    f"{name} has rank {ours}, but adapter_config.json says {rank}"
-                )
-        raise WrongBase(f"{part} of {name} has shape {shape}; this base needs {shapes[part]}")
+    shapes: dict[str, tuple[int, ...]] = {_A: (rank, in_features), _B: (out_features, rank)}
+    if settings.lora_bias:
+        shapes[_B_BIAS] = (out_features,)
+    if settings.use_dora:
+        shapes[_MAGNITUDE] = (out_features,)
+    check_parts(name, parts, shapes)
 
 
 def _lower_module(
-    name: str, parts: Parts, settings: LoraSettings, base: BaseDescription
+    name: str,
+    parts: Parts,
+    settings: LoraSettings,
+    base: BaseDescription,
+    bias_delta: BiasDelta | None,
 ) -> ModuleAdapter:
-    if _BASE_WEIGHT in parts:
-        _check_base_weight(name, parts[_BASE_WEIGHT], base)
-    low_rank: LowRank | None = None
+    scaling = settings.scaling(name)
     output_scale: OutputScale | None = None
-    delta: Tensor | None = None  # (out_features,) float32
-    if _A in parts:
-        scaling = settings.scaling(name)
-        low_rank = _fold(parts[_A], parts[_B], scaling)
-        if settings.use_dora:
-            output_scale = _dora_scale(parts, scaling, base.weight(name), name)
-        if settings.lora_bias:
-            delta = parts[_B_BIAS].float() * scaling
-    if _BASE_BIAS in parts:
-        trained = parts[_BASE_BIAS].float() - base.bias(name)
-        delta = trained if delta is None else delta + trained
-    return ModuleAdapter(low_rank, output_scale, None if delta is None else BiasDelta(delta))
+    if settings.use_dora:
+        output_scale = _dora_scale(parts, scaling, base.weight(name), name)
+    if settings.lora_bias:
+        delta = parts[_B_BIAS].float() * scaling  # (out_features,)
+        bias_delta = BiasDelta(delta if bias_delta is None else delta + bias_delta.delta)
+    return ModuleAdapter(_fold(parts[_A], parts[_B], scaling), output_scale, bias_delta)
 
 
 def _fold(a: Tensor, b: Tensor, scaling: float) -> LowRank:
@@ -205,16 +128,6 @@ def _dora_scale(parts: Parts, scaling: float, weight: Tensor, name: str) -> Outp
     return OutputScale(parts[_MAGNITUDE].float() / norm)
 
 
-def _check_base_weight(name: str, saved: Tensor, base: BaseDescription) -> None:
-    weight = base.weight(name)  # (out_features, in_features) float32
-    difference = (saved.float() - weight).abs().amax(dim=1)
-    if bool((difference > _BASE_WEIGHT_TOLERANCE * weight.abs().amax(dim=1)).any()):
-        raise WrongBase(
-            f"the file carries a weight of {name} itself, and it is not this base's; "
-            "save it again with save_embedding_layers=False"
-        )
-
-
 _START = "how training started; init_lora_weights decides whether that matters"
 
 METHOD = Method(
@@ -233,8 +146,6 @@ METHOD = Method(
         "runtime_config": "where PEFT computes",
     },
     required={
-        "modules_to_save": (None, []),
-        "trainable_token_indices": (None, [], {}),
         "alora_invocation_tokens": (None,),
         "arrow_config": (None,),
         "ensure_weight_tying": (False,),

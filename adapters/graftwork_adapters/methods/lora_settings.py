@@ -1,11 +1,11 @@
 """The fields of a LoRA config that its lowering reads, typed and checked."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
-from graftwork_adapters.errors import InvalidArtifact, UnsupportedField
+from graftwork_adapters.errors import UnsupportedField
+from graftwork_adapters.methods.weight_file import TARGET_FIELDS, read_targets, whole_rank
 from graftwork_adapters.patterns import Matcher, PatternTable, Targets
 from graftwork_adapters.peft_config import PeftConfig
 
@@ -32,17 +32,14 @@ class LoraSettings:
         {
             "alpha_pattern",
             "bias",
-            "exclude_modules",
             "init_lora_weights",
-            "layers_pattern",
-            "layers_to_transform",
             "lora_alpha",
             "lora_bias",
             "r",
             "rank_pattern",
-            "target_modules",
             "use_dora",
             "use_rslora",
+            *TARGET_FIELDS,
         }
     )
 
@@ -50,9 +47,6 @@ class LoraSettings:
     def parse(cls, config: PeftConfig) -> "LoraSettings":
         """Raises InvalidArtifact or UnsupportedField that names the field."""
         _check_init(config)
-        targets = config.strings_or_pattern("target_modules")
-        if not targets:
-            raise InvalidArtifact("adapter_config.json: target_modules must name modules")
         matcher = Matcher()
         settings = cls(
             default_rank=config.positive_integer("r"),
@@ -63,41 +57,18 @@ class LoraSettings:
             use_dora=config.boolean("use_dora", default=False),
             lora_bias=config.boolean("lora_bias", default=False),
             bias=_parse_bias(config),
-            targets=Targets(
-                targets=targets,
-                excluded=config.strings_or_pattern("exclude_modules"),
-                layers=config.integers("layers_to_transform"),
-                layers_pattern=config.strings_or_pattern("layers_pattern"),
-                matcher=matcher,
-            ),
+            targets=read_targets(config, matcher),
         )
         if settings.use_dora and settings.lora_bias:
             raise UnsupportedField("lora_bias", "true", "false where use_dora is true, as in PEFT")
         return settings
 
     def rank(self, module: str) -> int:
-        rank = self.rank_pattern.get(module, self.default_rank)
-        if rank < 1 or rank != int(rank):
-            raise InvalidArtifact(
-                f"adapter_config.json: rank_pattern gives {module} the rank {rank:g}"
-            )
-        return int(rank)
+        return whole_rank(self.rank_pattern.get(module, self.default_rank), module)
 
     def scaling(self, module: str) -> float:
         alpha, rank = self.alpha_pattern.get(module, self.default_alpha), self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
-
-    def modules_with_saved_bias(
-        self, targeted: frozenset[str], all_modules: Iterable[str]
-    ) -> frozenset[str]:
-        """Modules whose own bias the file holds, if they have one."""
-        match self.bias:
-            case "none":
-                return frozenset()
-            case "lora_only":
-                return targeted
-            case "all":
-                return frozenset(all_modules)
 
 
 def _parse_bias(config: PeftConfig) -> Bias:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from graftwork.cli import console
-from graftwork.cli.failures import CommandGroup
 from graftwork.cli.options import PairType, json_option
+from graftwork.cli.plugins import ADAPTERS_GROUP, PluginGroup
 from graftwork.cli.session import Session, pass_session
 from graftwork.types import Adapter, AdapterVersion
 
@@ -21,11 +21,20 @@ live_option = click.option(
     default=None,
     help="Make the version live. Default: only where the adapter has no live version.",
 )
+task_option = click.option(
+    "--task", "task_id", type=click.IntRange(min=0), help="The task of a file that holds several."
+)
 name_argument = click.argument("name")
 selector_argument = click.argument("selector", metavar="NAME[@VERSION]")
 
 
-@click.group(cls=CommandGroup)
+class AdaptersGroup(PluginGroup):
+    """With the commands that the adapters' package adds."""
+
+    entry_points = ADAPTERS_GROUP
+
+
+@click.group(cls=AdaptersGroup)
 def adapters() -> None:
     """Register, inspect, promote and remove adapters."""
 
@@ -99,15 +108,24 @@ def versions(session: Session, name: str, as_json: bool) -> None:
 @name_argument
 @click.argument("source")
 @live_option
+@task_option
 @json_option
 @pass_session
-def create(session: Session, name: str, source: str, make_live: bool | None, as_json: bool) -> None:
+def create(
+    session: Session,
+    name: str,
+    source: str,
+    *,
+    make_live: bool | None,
+    task_id: int | None,
+    as_json: bool,
+) -> None:
     """Register a version from a folder of the server.
 
     SOURCE is a path or URI that the server may read.
     """
     with console.spinner("registering"):
-        version = session.client.adapters.create(name, source, make_live=make_live)
+        version = session.client.adapters.create(name, source, make_live=make_live, task_id=task_id)
     _show_version(version, as_json)
 
 
@@ -115,10 +133,17 @@ def create(session: Session, name: str, source: str, make_live: bool | None, as_
 @name_argument
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @live_option
+@task_option
 @json_option
 @pass_session
 def upload(
-    session: Session, name: str, folder: Path, make_live: bool | None, as_json: bool
+    session: Session,
+    name: str,
+    folder: Path,
+    *,
+    make_live: bool | None,
+    task_id: int | None,
+    as_json: bool,
 ) -> None:
     """Register a version from a folder of this machine.
 
@@ -126,7 +151,7 @@ def upload(
     """
     with console.progress_bar(f"uploading {name}") as progress:
         version = session.client.adapters.upload(
-            name, folder, make_live=make_live, progress=progress
+            name, folder, make_live=make_live, task_id=task_id, progress=progress
         )
     _show_version(version, as_json)
 

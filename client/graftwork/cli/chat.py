@@ -2,7 +2,7 @@
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -12,10 +12,11 @@ from graftwork.cli.failures import Command, explain, print_error
 from graftwork.cli.generation import describe, print_stream
 from graftwork.cli.options import (
     SETTINGS,
-    adapter_option,
+    adapter_options,
     settings_options,
     stop_option,
     store_option,
+    to_adapters,
 )
 from graftwork.cli.session import Session, pass_session
 from graftwork.client import Client
@@ -23,7 +24,8 @@ from graftwork.errors import GraftworkError
 from graftwork.types import Message
 
 HELP = """\
-/adapter NAME[@VERSION]  answer with this adapter from now on; /adapter alone: with the base
+/adapter NAME[@VERSION]  answer with this adapter from now on; /adapter alone: with the base;
+                         NAME:WEIGHT NAME:WEIGHT ...: with several
 /system TEXT             set the system message; /system alone: none
 /params [KEY=VALUE ...]  show or set parameters; KEY= takes the default again
 /reset                   forget the conversation
@@ -33,7 +35,7 @@ Ctrl-C stops an answer, and what came of it stays in the conversation."""
 
 
 @click.command(cls=Command)
-@adapter_option
+@adapter_options
 @click.option("--system", metavar="TEXT", help="A system message.")
 @settings_options
 @stop_option
@@ -43,7 +45,8 @@ def chat(
     session: Session,
     /,
     *,
-    adapter: str,
+    adapters: tuple[str, ...],
+    adapter_scale: float | None,
     system: str | None,
     stop: tuple[str, ...],
     store: bool | None,
@@ -56,7 +59,14 @@ def chat(
     With stdin from a pipe, each of its lines is a turn, and only answers go to stdout.
     """
     fixed = {"stop": stop, "store": store}
-    talk = Chat(session.client, adapter=adapter, system=system, settings=settings, fixed=fixed)
+    talk = Chat(
+        session.client,
+        adapters=adapters,
+        adapter_scale=adapter_scale,
+        system=system,
+        settings=settings,
+        fixed=fixed,
+    )
     if sys.stdin.isatty():
         console.note("/help lists the commands, Ctrl-D leaves")
         talk.run(_typed_lines(talk))
@@ -91,14 +101,17 @@ class Chat:
         self,
         client: Client,
         *,
-        adapter: str,
+        adapters: Sequence[str],
+        adapter_scale: float | None,
         system: str | None,
         settings: dict[str, Any],
         fixed: dict[str, Any],
     ) -> None:
-        self.adapter = adapter
+        self.adapter = " ".join(adapters)  # as it is shown
         self.failed = False
         self._client = client
+        self._adapters = to_adapters(adapters)
+        self._adapter_scale = adapter_scale  # of whatever answers but the base
         self._system = system
         self._settings = {name: value for name, value in settings.items() if value is not None}
         self._fixed = fixed
@@ -139,11 +152,13 @@ class Chat:
         """Streams an answer to stdout; a failed turn is forgotten, a stopped one kept."""
         system = [Message("system", self._system)] if self._system else []
         asked = [*self._turns, Message("user", line)]
-        options = self._settings | self._fixed
+        options = self._settings | self._fixed | self._adapters
+        if self._adapters:
+            options["adapter_scale"] = self._adapter_scale
         said: list[str] = []
         stopped = False
         with self._client.stream(
-            [*system, *asked], adapter=self.adapter, episode_id=self._episode_id, **options
+            [*system, *asked], episode_id=self._episode_id, **options
         ) as stream:
             try:
                 print_stream(stream, said)
@@ -156,14 +171,20 @@ class Chat:
         if said:
             self._turns = [*asked, Message("assistant", "".join(said))]
 
-    def _switch(self, selector: str) -> None:
+    def _switch(self, text: str) -> None:
         """Asks the server first, so that a mistyped name leaves the conversation as it is."""
-        if "@" in selector:
-            self._client.adapters.get_version(selector)
-        elif selector:
-            self._client.adapters.get(selector)
-        self.adapter = selector
-        console.note(f"{selector or 'the base'} answers from now on")
+        try:
+            adapters = to_adapters(text.split())
+        except click.BadParameter as error:
+            self._fail(error.message)
+            return
+        for selector in adapters.get("adapters", [adapters.get("adapter", "")]):
+            if "@" in selector:
+                self._client.adapters.get_version(selector)
+            elif selector:
+                self._client.adapters.get(selector)
+        self.adapter, self._adapters = text, adapters
+        console.note(f"{text or 'the base'} answers from now on")
 
     def _set_system(self, text: str) -> None:
         self._system = text or None

@@ -10,12 +10,13 @@ from graftwork.cli.failures import Command
 from graftwork.cli.options import (
     JsonSchemaType,
     PairType,
-    adapter_option,
+    adapter_options,
     chat_options,
     json_option,
     settings_options,
     stop_option,
     store_option,
+    to_adapters,
     to_prompt,
 )
 from graftwork.cli.session import Session, pass_session
@@ -25,7 +26,7 @@ from graftwork.types import Generation, TokenLogprob
 
 @click.command(cls=Command)
 @click.argument("prompt")
-@adapter_option
+@adapter_options
 @chat_options
 @settings_options
 @stop_option
@@ -81,6 +82,7 @@ def generate(
     chat: bool,
     system: str | None,
     as_json: bool,
+    adapters: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Generate from a prompt, printing tokens as they come.
@@ -91,6 +93,7 @@ def generate(
         raise click.UsageError("log-probabilities are printed with --json only")
     options["logit_bias"] = dict(options["logit_bias"]) or None
     options["choice"] = options["choice"] or None
+    options |= to_adapters(adapters)
     text = to_prompt(prompt, chat=chat, system=system)
     if as_json or (options["n"] or 1) > 1:
         with console.spinner("generating"):
@@ -143,7 +146,7 @@ def describe(result: Generation) -> str:
 @click.command(cls=Command)
 @click.argument("prompt")
 @click.argument("completions", nargs=-1, required=True)
-@adapter_option
+@adapter_options
 @chat_options
 @json_option
 @pass_session
@@ -153,7 +156,8 @@ def score(
     *,
     prompt: str,
     completions: tuple[str, ...],
-    adapter: str,
+    adapters: tuple[str, ...],
+    adapter_scale: float | None,
     chat: bool,
     system: str | None,
     as_json: bool,
@@ -164,7 +168,9 @@ def score(
     """
     text = to_prompt(prompt, chat=chat, system=system)
     with console.spinner("scoring"):
-        result = session.client.score(text, completions, adapter=adapter)
+        result = session.client.score(
+            text, completions, adapter_scale=adapter_scale, **to_adapters(adapters)
+        )
     if as_json:
         console.print_json(result)
         return

@@ -8,33 +8,13 @@ from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from graftwork.cli import plugins
 from graftwork.cli.adapters import adapters
 from graftwork.cli.chat import chat
-from graftwork.cli.failures import CommandGroup
 from graftwork.cli.generation import generate, model, score, tokenize
 from graftwork.cli.session import Session
 
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class MainGroup(CommandGroup):
-    """Our own commands in the order they were added, then those of other packages."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return [*self.commands, *(name for name in plugins.names() if name not in self.commands)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or plugins.load(cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = []
-        for name in self.list_commands(ctx):
-            command = self.commands.get(name)
-            text = plugins.short_help(name) if command is None else command.get_short_help_str(70)
-            rows.append((name, text))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
-@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=plugins.PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--target",
     envvar="GRAFTWORK_TARGET",

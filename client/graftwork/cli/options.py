@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,9 +50,6 @@ def settings_options(function: F) -> F:
     return function
 
 
-adapter_option = click.option(
-    "-a", "--adapter", default="", metavar="NAME[@VERSION]", help="Answers; default: the base."
-)
 stop_option = click.option(
     "--stop", multiple=True, metavar="TEXT", help="End before this text. Repeatable."
 )
@@ -60,6 +57,40 @@ store_option = click.option(
     "--store/--no-store", default=None, help="Whether the server may keep it in its journal."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def adapter_options(function: F) -> F:
+    """Who answers; pass the values of --adapter to `to_adapters`."""
+    function = click.option(
+        "--adapter-scale", type=click.FLOAT, help="Multiplies what the adapters change."
+    )(function)
+    return click.option(
+        "-a",
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="NAME[@VERSION][:WEIGHT]",
+        help="Answers; default: the base. Repeat it to combine several.",
+    )(function)
+
+
+def to_adapters(words: Sequence[str]) -> dict[str, Any]:
+    """The request's options for NAME[@VERSION][:WEIGHT], any number of them.
+
+    Raises click.BadParameter.
+    """
+    if len(words) == 1 and ":" not in words[0]:
+        return {"adapter": words[0]}
+    adapters: dict[str, float] = {}
+    for word in words:
+        selector, separator, weight = word.partition(":")
+        if selector in adapters:
+            raise click.BadParameter(f"{selector} is given twice")
+        try:
+            adapters[selector] = float(weight) if separator else 1.0
+        except ValueError:
+            raise click.BadParameter(f"{word!r}: the weight is not a number") from None
+    return {"adapters": adapters} if adapters else {}
 
 
 def chat_options(function: F) -> F:

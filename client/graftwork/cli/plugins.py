@@ -1,4 +1,5 @@
-"""Commands that other packages add by the entry-point group `graftwork.commands`.
+"""Commands that other packages add by entry points: of the group `graftwork.commands` to the root,
+of `graftwork.adapters.commands` to `graftwork adapters`.
 
 Listing them imports nothing; a command's package is imported when the command is called.
 """
@@ -7,28 +8,30 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
-from graftwork.cli.failures import Failure
+from graftwork.cli.failures import CommandGroup, Failure
 
 GROUP = "graftwork.commands"
+ADAPTERS_GROUP = "graftwork.adapters.commands"
 
 # So that `graftwork --help` can tell what they do without importing torch.
 _SHORT_HELP = {
     "serve": "Run a server.",
     "doctor": "Tell what this machine can run, and what is missing.",
+    "convert": "Convert a folder of AdapterHub's, offline.",
 }
 
 
-def names() -> list[str]:
-    return sorted({entry.name for entry in _entries()})
+def names(group: str = GROUP) -> list[str]:
+    return sorted({entry.name for entry in _entries(group)})
 
 
 def short_help(name: str) -> str:
     return _SHORT_HELP.get(name, "")
 
 
-def load(name: str) -> click.Command | None:
+def load(name: str, group: str = GROUP) -> click.Command | None:
     """None where no package adds such a command; Failure where its package cannot be imported."""
-    entry = next((entry for entry in _entries() if entry.name == name), None)
+    entry = next((entry for entry in _entries(group) if entry.name == name), None)
     if entry is None:
         return None
     try:
@@ -43,5 +46,27 @@ def load(name: str) -> click.Command | None:
     return command
 
 
-def _entries() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
+class PluginGroup(CommandGroup):
+    """Our own commands in the order they were added, then those of other packages."""
+
+    entry_points = GROUP
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        added = names(self.entry_points)
+        return [*self.commands, *(name for name in added if name not in self.commands)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or load(cmd_name, self.entry_points)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.commands.get(name)
+            text = short_help(name) if command is None else command.get_short_help_str(70)
+            rows.append((name, text))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))

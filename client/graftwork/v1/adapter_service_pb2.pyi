@@ -48,7 +48,7 @@ class Adapter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., live_version: _Optional[int] = ..., traffic_split: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., pinned: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class AdapterVersion(_message.Message):
-    __slots__ = ("adapter", "version", "digest", "method", "rank", "num_virtual_tokens", "num_parameters", "size_bytes", "base_digest", "base_verified", "residency", "create_time", "source")
+    __slots__ = ("adapter", "version", "digest", "method", "rank", "num_virtual_tokens", "num_parameters", "size_bytes", "base_digest", "base_verified", "residency", "create_time", "source", "labels")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class AdapterVersion(_message.Message):
     RESIDENCY_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     version: int
     digest: str
@@ -75,31 +76,36 @@ class AdapterVersion(_message.Message):
     residency: Residency
     create_time: _timestamp_pb2.Timestamp
     source: str
-    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., num_virtual_tokens: _Optional[int] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., base_digest: _Optional[str] = ..., base_verified: _Optional[bool] = ..., residency: _Optional[_Union[Residency, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., num_virtual_tokens: _Optional[int] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., base_digest: _Optional[str] = ..., base_verified: _Optional[bool] = ..., residency: _Optional[_Union[Residency, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateAdapterVersionRequest(_message.Message):
-    __slots__ = ("adapter", "source", "make_live", "request_id")
+    __slots__ = ("adapter", "source", "make_live", "request_id", "task_id")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     MAKE_LIVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     source: str
     make_live: bool
     request_id: str
-    def __init__(self, adapter: _Optional[str] = ..., source: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    task_id: int
+    def __init__(self, adapter: _Optional[str] = ..., source: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ..., task_id: _Optional[int] = ...) -> None: ...
 
 class UploadAdapterVersionRequest(_message.Message):
     __slots__ = ("header", "chunk")
     class Header(_message.Message):
-        __slots__ = ("adapter", "make_live", "request_id")
+        __slots__ = ("adapter", "make_live", "request_id", "task_id")
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
         MAKE_LIVE_FIELD_NUMBER: _ClassVar[int]
         REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+        TASK_ID_FIELD_NUMBER: _ClassVar[int]
         adapter: str
         make_live: bool
         request_id: str
-        def __init__(self, adapter: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+        task_id: int
+        def __init__(self, adapter: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ..., task_id: _Optional[int] = ...) -> None: ...
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     header: UploadAdapterVersionRequest.Header

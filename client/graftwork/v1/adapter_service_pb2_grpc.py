@@ -30,6 +30,9 @@ class AdapterServiceStub:
     """Registers adapters, versions them, and moves their live pointers and residency.
 
     A version is immutable and content-addressed. An adapter is a name that points at versions.
+
+    Its folder holds what PEFT saves, adapter_config.json and adapter_model.safetensors; or a prompt,
+    graftwork_prompt.json, that the server puts around the requests which name the version; or both.
     """
 
     def __init__(self, channel):
@@ -104,6 +107,9 @@ class AdapterServiceServicer:
     """Registers adapters, versions them, and moves their live pointers and residency.
 
     A version is immutable and content-addressed. An adapter is a name that points at versions.
+
+    Its folder holds what PEFT saves, adapter_config.json and adapter_model.safetensors; or a prompt,
+    graftwork_prompt.json, that the server puts around the requests which name the version; or both.
     """
 
     def CreateAdapterVersion(self, request, context):
@@ -262,6 +268,9 @@ class AdapterService:
     """Registers adapters, versions them, and moves their live pointers and residency.
 
     A version is immutable and content-addressed. An adapter is a name that points at versions.
+
+    Its folder holds what PEFT saves, adapter_config.json and adapter_model.safetensors; or a prompt,
+    graftwork_prompt.json, that the server puts around the requests which name the version; or both.
     """
 
     @staticmethod

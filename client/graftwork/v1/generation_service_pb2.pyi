@@ -95,8 +95,16 @@ class Constraint(_message.Message):
     choice: Constraint.Choices
     def __init__(self, json_schema: _Optional[str] = ..., regex: _Optional[str] = ..., choice: _Optional[_Union[Constraint.Choices, _Mapping]] = ...) -> None: ...
 
+class WeightedAdapter(_message.Message):
+    __slots__ = ("adapter", "weight")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    adapter: str
+    weight: float
+    def __init__(self, adapter: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("adapter", "conversation", "text", "token_ids", "sampling", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "n", "logprobs", "prompt_logprobs", "constraint", "priority", "episode_id", "store")
+    __slots__ = ("adapter", "conversation", "text", "token_ids", "sampling", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "n", "logprobs", "prompt_logprobs", "constraint", "priority", "episode_id", "store", "adapters", "adapter_scale")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +122,8 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_SCALE_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     conversation: Conversation
     text: str
@@ -131,19 +141,34 @@ class GenerateRequest(_message.Message):
     priority: int
     episode_id: str
     store: bool
-    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., n: _Optional[int] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., priority: _Optional[int] = ..., episode_id: _Optional[str] = ..., store: _Optional[bool] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[WeightedAdapter]
+    adapter_scale: float
+    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., n: _Optional[int] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., priority: _Optional[int] = ..., episode_id: _Optional[str] = ..., store: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[WeightedAdapter, _Mapping]]] = ..., adapter_scale: _Optional[float] = ...) -> None: ...
 
 class ServedBy(_message.Message):
-    __slots__ = ("adapter", "version", "digest", "base_digest")
+    __slots__ = ("adapter", "version", "digest", "base_digest", "components")
+    class Component(_message.Message):
+        __slots__ = ("adapter", "version", "digest", "weight")
+        ADAPTER_FIELD_NUMBER: _ClassVar[int]
+        VERSION_FIELD_NUMBER: _ClassVar[int]
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        adapter: str
+        version: int
+        digest: str
+        weight: float
+        def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     version: int
     digest: str
     base_digest: str
-    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., base_digest: _Optional[str] = ...) -> None: ...
+    components: _containers.RepeatedCompositeFieldContainer[ServedBy.Component]
+    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., base_digest: _Optional[str] = ..., components: _Optional[_Iterable[_Union[ServedBy.Component, _Mapping]]] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "cached_prompt_tokens", "completion_tokens")
@@ -249,7 +274,7 @@ class StreamGenerateResponse(_message.Message):
     def __init__(self, served_by: _Optional[_Union[ServedBy, _Mapping]] = ..., group_id: _Optional[str] = ..., deltas: _Optional[_Iterable[_Union[ChoiceDelta, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("adapter", "conversation", "text", "token_ids", "completions")
+    __slots__ = ("adapter", "conversation", "text", "token_ids", "completions", "adapters", "adapter_scale")
     class Completion(_message.Message):
         __slots__ = ("text", "token_ids")
         TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -262,22 +287,44 @@ class ScoreRequest(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_SCALE_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     conversation: Conversation
     text: str
     token_ids: TokenIds
     completions: _containers.RepeatedCompositeFieldContainer[ScoreRequest.Completion]
-    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., completions: _Optional[_Iterable[_Union[ScoreRequest.Completion, _Mapping]]] = ...) -> None: ...
+    adapters: _containers.RepeatedCompositeFieldContainer[WeightedAdapter]
+    adapter_scale: float
+    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., completions: _Optional[_Iterable[_Union[ScoreRequest.Completion, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[WeightedAdapter, _Mapping]]] = ..., adapter_scale: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("served_by", "scores", "usage")
     class CompletionScore(_message.Message):
-        __slots__ = ("logprobs", "total_logprob")
+        __slots__ = ("logprobs", "total_logprob", "classification")
         LOGPROBS_FIELD_NUMBER: _ClassVar[int]
         TOTAL_LOGPROB_FIELD_NUMBER: _ClassVar[int]
+        CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
         logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
         total_logprob: float
-        def __init__(self, logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., total_logprob: _Optional[float] = ...) -> None: ...
+        classification: ScoreResponse.Classification
+        def __init__(self, logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., total_logprob: _Optional[float] = ..., classification: _Optional[_Union[ScoreResponse.Classification, _Mapping]] = ...) -> None: ...
+    class Classification(_message.Message):
+        __slots__ = ("classes", "reward")
+        CLASSES_FIELD_NUMBER: _ClassVar[int]
+        REWARD_FIELD_NUMBER: _ClassVar[int]
+        classes: _containers.RepeatedCompositeFieldContainer[ScoreResponse.ClassScore]
+        reward: float
+        def __init__(self, classes: _Optional[_Iterable[_Union[ScoreResponse.ClassScore, _Mapping]]] = ..., reward: _Optional[float] = ...) -> None: ...
+    class ClassScore(_message.Message):
+        __slots__ = ("label", "logit", "probability")
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        LOGIT_FIELD_NUMBER: _ClassVar[int]
+        PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+        label: str
+        logit: float
+        probability: float
+        def __init__(self, label: _Optional[str] = ..., logit: _Optional[float] = ..., probability: _Optional[float] = ...) -> None: ...
     SERVED_BY_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]

@@ -34,6 +34,16 @@ class TestBatching:
         assert counts(engine.step()) == [(0, 1), (1, 5), (2, 2)]
         engine.drain()
 
+    def test_prompts_are_cut_short_beside_decodes_only(self):
+        engine = Harness(make_config(max_prefill_tokens_while_decoding=3))
+        engine.add(range(9), max_tokens=9)
+        engine.add(range(9), max_tokens=9)
+        assert counts(engine.step()) == [(0, 9), (1, 9)]
+        engine.add(range(20, 25))
+        assert counts(engine.step()) == [(0, 1), (1, 1), (2, 3)]
+        assert counts(engine.step()) == [(0, 1), (1, 1), (2, 2)]
+        engine.drain()
+
     def test_base_rows_come_first_then_rows_by_slot(self):
         engine = Harness(make_config())
         for digest in ("b", "", "a", "b", ""):

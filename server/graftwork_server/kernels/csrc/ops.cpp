@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "elementwise.h"
 #include "low_rank.h"
 #include "output_scale.h"
 #include "paged_attention.h"
@@ -186,6 +187,35 @@ Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   return out;
 }
 
+Tensor rms_norm_op(const Tensor& x, const Tensor& weight, double offset, double eps) {
+  check_contiguous(x, at::kFloat, 2, "x");
+  check_contiguous(weight, at::kFloat, 1, "weight");
+  TORCH_CHECK(weight.size(0) == x.size(1), "weight ", weight.sizes(), " does not fit x ", x.sizes());
+  Tensor y = at::empty(x.sizes(), x.options());
+  rms_norm(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), static_cast<float>(offset),
+           static_cast<float>(eps), x.size(0), x.size(1), y.mutable_data_ptr<float>());
+  return y;
+}
+
+void silu_multiply_op(const Tensor& gate, const Tensor& up) {
+  check_contiguous(gate, at::kFloat, 2, "gate");
+  check_contiguous(up, at::kFloat, 2, "up");
+  TORCH_CHECK(gate.sizes() == up.sizes(), "gate ", gate.sizes(), " and up ", up.sizes(), " differ");
+  silu_multiply(gate.mutable_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(0),
+                gate.size(1));
+}
+
+void rotate_heads_op(const Tensor& x, const Tensor& cosine, const Tensor& sine) {
+  check_contiguous(x, at::kFloat, 3, "x");
+  check_contiguous(cosine, at::kFloat, 2, "cosine");
+  check_contiguous(sine, at::kFloat, 2, "sine");
+  TORCH_CHECK(x.size(2) % 2 == 0 && cosine.size(0) == x.size(0) && cosine.size(1) == x.size(2) &&
+                  sine.sizes() == cosine.sizes(),
+              "cosine ", cosine.sizes(), " and sine ", sine.sizes(), " do not fit x ", x.sizes());
+  rotate_heads(x.mutable_data_ptr<float>(), cosine.const_data_ptr<float>(),
+               sine.const_data_ptr<float>(), x.size(0), x.size(1), x.size(2));
+}
+
 }  // namespace
 
 TORCH_LIBRARY(graftwork, m) {
@@ -195,6 +225,9 @@ TORCH_LIBRARY(graftwork, m) {
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
+  m.def("rms_norm(Tensor x, Tensor weight, float offset, float eps) -> Tensor");
+  m.def("silu_multiply(Tensor(a!) gate, Tensor up) -> ()");
+  m.def("rotate_heads(Tensor(a!) x, Tensor cosine, Tensor sine) -> ()");
   m.def("store_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping)"
         " -> ()");
   m.def("paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables,"
@@ -207,6 +240,9 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
   m.impl("apply_output_scale", &apply_output_scale_op);
+  m.impl("rms_norm", &rms_norm_op);
+  m.impl("silu_multiply", &silu_multiply_op);
+  m.impl("rotate_heads", &rotate_heads_op);
   m.impl("store_kv", &store_kv_op);
   m.impl("paged_attention", &paged_attention_op);
 }

@@ -1,0 +1,96 @@
+"""Random configs of weight methods, and the check that lowering equals PEFT on them."""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from graftwork_adapters.canonical import LoweredAdapter
+from graftwork_adapters.errors import InvalidArtifact
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from peft import PeftConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from tests.adapters.helpers import (
+    check_parity,
+    load_peft,
+    lowered_from,
+    make_peft,
+    tiny_gpt2,
+    tiny_llama,
+)
+
+BASES = {
+    "llama": tiny_llama(),
+    "llama_with_bias": tiny_llama(attention_bias=True),
+    "gpt2": tiny_gpt2(),
+}
+_LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_GPT2 = ["c_attn", "c_proj", "c_fc"]
+
+few_examples = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+
+def targets(base_name: str) -> list[str]:
+    return _GPT2 if base_name == "gpt2" else _LLAMA
+
+
+@st.composite
+def target_fields(draw: st.DrawFn, base_name: str) -> dict[str, object]:
+    """Fields of any weight method that say which modules it changes."""
+    chosen = st.lists(st.sampled_from(targets(base_name)), min_size=1, max_size=3, unique=True)
+    return {
+        "target_modules": draw(chosen),
+        "layers_to_transform": draw(st.sampled_from([None, 0, [0, 1], [1]])),
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def patterns(base_name: str, values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, int]]:
+    keys = [*targets(base_name), r"layers\.1\..*", r"(h|layers)\.0\.[a-z_]+\.c_attn", "0.*proj"]
+    return st.dictionaries(st.sampled_from(keys), values, max_size=2)
+
+
+def with_linears(base: nn.Module) -> nn.Module:
+    """A copy whose GPT-2 layers are equivalent `nn.Linear`s, for methods that PEFT refuses on
+    Conv1D."""
+    model = copy.deepcopy(base)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            linear = nn.Linear(*module.weight.shape)
+            linear.load_state_dict({"weight": module.weight.T, "bias": module.bias})
+            model.set_submodule(name, linear)
+    return model
+
+
+def check_equals_peft(
+    base: nn.Module,
+    config: PeftConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    needs_linears: bool = False,
+) -> LoweredAdapter | None:
+    """Lowers a random adapter of the config, and compares each module with PEFT's.
+
+    None where PEFT cannot load what it has saved: it sorts a config's patterns when it saves them,
+    after which another one may match first. Lowering then refuses the file.
+    """
+    peft_base = with_linears(base) if needs_linears else base
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        make_peft(peft_base, config, path, dtype=dtype)
+        try:
+            model = load_peft(peft_base, path)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            with pytest.raises(InvalidArtifact, match="rank"):
+                lowered_from(path, base)
+            return None
+        adapter = lowered_from(path, base)
+        check_parity(model, base, adapter)
+    return adapter
