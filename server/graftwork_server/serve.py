@@ -47,6 +47,7 @@ from graftwork_server.ids import IdGenerator
 from graftwork_server.interceptor import StatusInterceptor
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
+from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.residency import Tiers
@@ -173,8 +174,10 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             executor=preparing,
             ids=IdGenerator(),
         )
+        live_versions = LiveVersions(registry, metrics)
+        live_versions.report_all()
         registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
-        adapter_servicer = AdapterServicer(registrar, tiers, checking)
+        adapter_servicer = AdapterServicer(registrar, tiers, checking, live_versions.report)
         server = grpc.aio.server(
             interceptors=[
                 StatusInterceptor(
