@@ -25,8 +25,8 @@ from graftwork_adapters.stamp import stamp_folder
 from safetensors.torch import load_file, save_file
 
 from tests.support.peft_adapters import lora_config, save_random_adapter
+from tests.support.saved_models import CONTEXT, load_reference, save_tiny_model
 from tests.support.server import ServerUnderTest, serving, tiny_settings, until
-from tests.support.tiny_models import CONTEXT, load_reference, save_tiny_model
 from tests.support.tiny_serving import (
     PROMPT,
     TinyBase,
