@@ -41,13 +41,19 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
     """`executor` is background_executor() or the like; everything else stays on the event loop."""
 
     def __init__(
-        self, registrar: Registrar, residency: AdapterResidency, executor: Executor
+        self,
+        registrar: Registrar,
+        residency: AdapterResidency,
+        executor: Executor,
+        on_change: Callable[[str], None],
     ) -> None:
+        """`on_change` gets the name of an adapter after each mutation of it, on the event loop."""
         self._registrar = registrar
         self._registry = registrar.registry
         self._store = registrar.store
         self._residency = residency
         self._executor = executor
+        self._on_change = on_change
         self._pinned: frozenset[str] = frozenset()
         self._apply_pins()
 
@@ -56,9 +62,11 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         request: pb.CreateAdapterVersionRequest,
         context: Context,
     ) -> pb.AdapterVersion:
+        name = parse_name(request.adapter, field="adapter")
         version = await self._mutate(
+            name,
             self._registrar.register_source,
-            parse_name(request.adapter, field="adapter"),
+            name,
             request.source,
             make_live=request.make_live if request.HasField("make_live") else None,
             request=mutation_request(request.request_id, request),
@@ -83,6 +91,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         try:
             await self._receive(request_iterator, staging)
             version = await self._mutate(
+                name,
                 self._registrar.register_upload,
                 name,
                 staging,
@@ -165,6 +174,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         if selector.version is None:
             raise InvalidFieldError("adapter", f'must name a version, as "{selector.name}@1"')
         version = await self._mutate(
+            selector.name,
             self._registry.delete_version,
             selector,
             request=mutation_request(request.request_id, request),
@@ -178,9 +188,11 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         request: pb.UpdateAdapterRequest,
         context: Context,
     ) -> pb.Adapter:
+        name = parse_name(request.adapter.name, field="adapter.name")
         record = await self._mutate(
+            name,
             self._registry.update,
-            parse_name(request.adapter.name, field="adapter.name"),
+            name,
             adapter_change(request),
             request=mutation_request(request.request_id, request),
         )
@@ -191,9 +203,11 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         request: pb.RollbackAdapterRequest,
         context: Context,
     ) -> pb.Adapter:
+        name = parse_name(request.name, field="name")
         record = await self._mutate(
+            name,
             self._registry.rollback,
-            parse_name(request.name, field="name"),
+            name,
             request=mutation_request(request.request_id, request),
         )
         return adapter_message(record)
@@ -236,11 +250,20 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
-    async def _mutate(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """Runs a mutation to its end, though its caller may have hung up, and moves the pins."""
+    async def _mutate(
+        self, name: str, function: Callable[..., Result], *args: Any, **kwargs: Any
+    ) -> Result:
+        """Runs a mutation of an adapter to its end, though its caller may have hung up, and moves
+        the pins."""
         call = partial(function, *args, **kwargs)
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        future.add_done_callback(lambda _: self._apply_pins())
+
+        def finish(done: asyncio.Future[Result]) -> None:
+            self._apply_pins()
+            if not done.cancelled() and done.exception() is None:
+                self._on_change(name)
+
+        future.add_done_callback(finish)
         return await asyncio.shield(future)
 
     def _apply_pins(self) -> None:

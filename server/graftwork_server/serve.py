@@ -48,6 +48,7 @@ from graftwork_server.ids import IdGenerator
 from graftwork_server.interceptor import StatusInterceptor
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
+from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
 from graftwork_server.prompt import PromptBuilder
 from graftwork_server.residency import Tiers
@@ -69,6 +70,8 @@ SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
 )
+
+MAX_PENDING_CALLS = 1_000_000  # that gRPC has read and the event loop has not begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +175,10 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             executor=preparing,
             ids=IdGenerator(),
         )
+        live_versions = LiveVersions(registry, metrics)
+        live_versions.report_all()
         registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
-        adapter_servicer = AdapterServicer(registrar, tiers, checking)
+        adapter_servicer = AdapterServicer(registrar, tiers, checking, live_versions.report)
         server = grpc.aio.server(
             interceptors=[
                 StatusInterceptor(
@@ -184,6 +189,10 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
                 ("grpc.max_receive_message_length", int(settings.grpc.max_message_bytes)),
                 ("grpc.max_send_message_length", int(settings.grpc.max_message_bytes)),
                 ("grpc.so_reuseport", 0),
+                # gRPC by itself cancels what it finds waiting beyond a thousand calls or so; the
+                # dispatcher refuses what is too much, and says when to try again.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ],
         )
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf import field_mask_pb2
 from graftwork.status import WireError, details_of, to_grpc_status
 from graftwork.v1 import adapter_service_pb2 as pb
 from graftwork.v1 import adapter_service_pb2_grpc as pb_grpc
@@ -94,9 +95,10 @@ class Served:
         self.executor = background_executor()
         self.registry = Registry(folder / "registry.sqlite", self.store, self.executor)
         self.residency = FakeResidency()
+        self.changed: list[str] = []
         registrar = Registrar(self.registry, self.store, self.base, [self.root], limits)
         self.server = grpc.aio.server(interceptors=[StatusInterceptor()])
-        servicer = AdapterServicer(registrar, self.residency, self.executor)
+        servicer = AdapterServicer(registrar, self.residency, self.executor, self.changed.append)
         pb_grpc.add_AdapterServiceServicer_to_server(servicer, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
@@ -243,6 +245,25 @@ async def test_pins_follow_the_live_version(served: Served, folder: Path) -> Non
     assert served.residency.pinned == {second.digest}
     await served.update(["pinned"], name="a", pinned=False)
     assert served.residency.pinned == set()
+
+
+async def test_every_mutation_is_told(served: Served, folder: Path) -> None:
+    await served.create("a", folder)
+    await served.create("b", folder)
+    await served.stub.UpdateAdapter(
+        pb.UpdateAdapterRequest(
+            adapter=pb.Adapter(name="b", live_version=0),
+            update_mask=field_mask_pb2.FieldMask(paths=["live_version"]),
+        )
+    )
+    await served.stub.DeleteAdapterVersion(pb.DeleteAdapterVersionRequest(adapter="b@1"))
+    for call in (
+        served.stub.RollbackAdapter(pb.RollbackAdapterRequest(name="a")),
+        served.stub.DeleteAdapterVersion(pb.DeleteAdapterVersionRequest(adapter="a@1")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+    assert served.changed == ["a", "b", "b", "b"]
 
 
 async def test_load_and_unload(served: Served, folder: Path) -> None:

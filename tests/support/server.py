@@ -88,11 +88,12 @@ def server_settings(folder: Path, **sections: dict[str, Any]) -> Settings:
 
 
 def tiny_settings(folder: Path, model: Path, /, **sections: dict[str, Any]) -> Settings:
-    """The same for a tiny model, not quantized."""
+    """The same for a tiny model, not quantized, and on one thread: its steps are so short that
+    a second one that the system lets wait for a busy core would take most of the time."""
     sections = {
         **sections,
         "model": {"path": str(model), "quantization": "none", **sections.get("model", {})},
-        "engine": {"kv_cache_bytes": "8MiB", **sections.get("engine", {})},
+        "engine": {"kv_cache_bytes": "8MiB", "threads": 1, **sections.get("engine", {})},
     }
     return server_settings(folder, **sections)
 
