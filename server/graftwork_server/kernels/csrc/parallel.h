@@ -56,7 +56,12 @@ class Helpers {
     calls_.notify_all();
     take_chunks();
     open_.store(false);
-    while (inside_.load() != 0) pause_briefly(), sched_yield();
+    // A helper that runs is done within microseconds. One that lost its core to another process is
+    // waited for politely: it may need this one.
+    for (int round = 0; inside_.load() != 0; ++round) {
+      pause_briefly();
+      if (round >= kPatience) sched_yield();
+    }
   }
 
  private:
@@ -96,15 +101,18 @@ class Helpers {
   }
 
   // The next call of a step comes within microseconds, so a helper looks out for it before it
-  // sleeps, and lets anyone else who wants its core go first.
+  // sleeps. It does not yield: who yields to a thread of low priority, such as one that registers
+  // an adapter, gets its core back only at the end of that one's turn, whereas who is woken up goes
+  // first.
   void wait_for_call(uint32_t seen) {
-    for (int round = 0; round < 200; ++round) {
+    for (int round = 0; round < kPatience; ++round) {
       if (calls_.load() != seen) return;
       pause_briefly();
-      sched_yield();
     }
     calls_.wait(seen);
   }
+
+  static constexpr int kPatience = 200;  // rounds of pause_briefly, about 0.1 ms
 
   std::mutex turn_;  // held by the caller that is helped
   Job job_{};
