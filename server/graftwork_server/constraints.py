@@ -45,12 +45,14 @@ class ConstraintCompiler:
     ) -> None:
         """`vocab_size` is the number of logits; ids from the tokenizer's size on are never allowed.
 
-        `eos_token_ids`, at least one, are allowed where the grammar may end.
+        `eos_token_ids` are allowed where the grammar may end; without any no grammar compiles.
         """
+        end_tokens = sorted(set(eos_token_ids))
+        self._can_end = bool(end_tokens)
         self._tokenizer = llguidance.hf.from_tokenizer(
             tokenizer,
             n_vocab=max(vocab_size, len(tokenizer)),
-            eos_token=sorted(set(eos_token_ids)),
+            eos_token=end_tokens or [0],  # llguidance wants one
         )
         self._num_words = (vocab_size + 31) // 32
         self._max_cached = max_cached
@@ -62,8 +64,10 @@ class ConstraintCompiler:
 
         Raises InvalidFieldError naming `constraint.json_schema`, `constraint.regex` or
         `constraint.choice` where the grammar is broken, not supported, too large, or matches
-        nothing.
+        nothing, or where the base has no end token.
         """
+        if not self._can_end:
+            _refuse(grammar, "cannot be met: the base model has no end token to end an answer with")
         with self._lock:
             matcher = self._compiled.get(grammar)
             if matcher is not None:

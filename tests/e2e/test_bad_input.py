@@ -191,6 +191,21 @@ async def test_a_grammar_that_becomes_too_costly_ends_its_own_request(
     assert "constraint" in str(error.details())
 
 
+async def test_a_base_without_an_end_token_serves_all_but_constraints(tmp_path: Path) -> None:
+    model = save_tiny_model("llama", tmp_path / "model")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        values = json.loads((model / name).read_text())
+        values.pop("eos_token", None)
+        (model / name).write_text(json.dumps({**values, "eos_token_id": None}))
+    async with serving(tiny_settings(tmp_path, model)) as running:
+        assert len(tokens_of(await ask(running))) == 12
+        request = generate_request(**constraint(regex="a+"))
+        error = await refused(running, lambda stub, _: stub.Generate(request))
+        assert (error.code(), details_of(error).field) == (INVALID, "constraint.regex")
+        assert "no end token" in str(error.details())
+        await running.check_idle()
+
+
 async def test_no_input_at_all(harmless: ServerUnderTest) -> None:
     error = await refused(harmless, lambda stub, _: stub.Generate(pb.GenerateRequest()))
     assert (error.code(), details_of(error).field) == (INVALID, "input")
