@@ -70,6 +70,9 @@ generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
 bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
 	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
 
+bench-hot: setup model ## Measure how long streams stall while an adapter is registered
+	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
@@ -97,4 +100,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed soak model clean
+	bench-mixed bench-hot soak model clean
