@@ -6,10 +6,9 @@ on the CPU, contiguous.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from graftwork_adapters.canonical_linear import AddedTerm, InputTransform, OutputTransform
@@ -191,16 +190,3 @@ class BaseDescription(Protocol):
 
     def bias(self, name: str) -> Tensor:
         """The bias of a linear module with `has_bias`: (out_features,), float32."""
-
-
-def cast(adapter: LoweredAdapter, dtype: torch.dtype) -> LoweredAdapter:
-    """The adapter with its low-rank factors rounded to `dtype`; all else stays as it is."""
-
-    def cast_module(module: ModuleAdapter) -> ModuleAdapter:
-        if module.low_rank is None:
-            return module
-        pair = LowRank(module.low_rank.a.to(dtype), module.low_rank.b.to(dtype))
-        return replace(module, low_rank=pair)
-
-    modules = {name: cast_module(module) for name, module in adapter.modules.items()}
-    return replace(adapter, modules=modules)

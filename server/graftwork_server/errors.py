@@ -6,8 +6,6 @@ Errors of a request, which the interceptor turns into gRPC statuses:
     └── ServerError
         ├── QueueFull          RESOURCE_EXHAUSTED, with the time after which to try again
         ├── NotAGenerator      FAILED_PRECONDITION
-        ├── ContextTooLong     INVALID_ARGUMENT, with the field
-        ├── NotReady           FAILED_PRECONDITION
         ├── Draining           UNAVAILABLE, with the time after which to try again
         ├── DeadlineExceeded   DEADLINE_EXCEEDED
         ├── RequestCancelled   CANCELLED
@@ -62,27 +60,6 @@ class NotAGenerator(ServerError):
             "use Score",
             metadata={"adapter": selector},
         )
-
-
-class ContextTooLong(ServerError):
-    """The prompt, the adapter's virtual tokens and the tokens asked for exceed the context."""
-
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "CONTEXT_TOO_LONG"
-
-    def __init__(self, field: str, num_tokens: int, limit: int) -> None:
-        super().__init__(
-            f"{field}: {num_tokens} tokens, but the context holds {limit}",
-            field=field,
-            metadata={"num_tokens": str(num_tokens), "max_context_tokens": str(limit)},
-        )
-
-
-class NotReady(ServerError):
-    """What the request needs exists but cannot be used as it is."""
-
-    code = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "NOT_READY"
 
 
 class Draining(ServerError):
