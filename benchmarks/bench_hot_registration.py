@@ -89,9 +89,10 @@ async def one_round(
 ) -> None:
     all_stream = asyncio.Event()
     num_streaming = 0
+    all_stream_since: float | None = None  # a gap that began earlier may hold another's prefill
 
     async def stream(row: int) -> None:
-        nonlocal num_streaming
+        nonlocal num_streaming, all_stream_since
         last: float | None = None
         options = {"max_tokens": STREAM_TOKENS, "ignore_eos": True, "adapter": f"a{row}"}
         async with client.stream(token_ids[row], **options) as deltas:
@@ -100,8 +101,9 @@ async def one_round(
                 if last is None:
                     num_streaming += 1
                     if num_streaming == len(token_ids):
+                        all_stream_since = now
                         all_stream.set()
-                elif all_stream.is_set():
+                elif all_stream_since is not None and last >= all_stream_since:
                     measured.gaps_ms.append((now - last) * 1e3)
                 last = now
 

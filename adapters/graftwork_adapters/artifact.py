@@ -20,11 +20,14 @@ from graftwork_adapters.folder import (
     digest_of,
 )
 from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.pacing import paced, yield_core
 from graftwork_adapters.paths import open_regular
 from graftwork_adapters.peft_config import PeftConfig
 from graftwork_adapters.prompt_file import VersionPrompt, parse_prompt
 from graftwork_adapters.safetensors_header import TensorSpan, read_header
 from graftwork_adapters.strict_json import parse_object
+
+_CHUNK_BYTES = 256 * 1024
 
 _DTYPES = {
     "F32": torch.float32,
@@ -119,32 +122,37 @@ def _read_weights(folder: Path, limits: AdapterLimits) -> tuple[_Weights, tuple[
         if size > limits.max_weights_bytes:
             raise ArtifactTooLarge(WEIGHTS_FILE, limits.max_weights_bytes)
         header = read_header(file, size, source=WEIGHTS_FILE)
-        data = _read_exactly(file, header.num_data_bytes)
+        num_header_bytes = file.tell()
         file.seek(0)
-        weights_hash = hashlib.file_digest(file, "sha256").digest()
-    tensors = {span.name: _tensor(data, span) for span in header.spans}
-    return _Weights(tensors, header.metadata), (size, weights_hash)
+        weights_hash = hashlib.sha256(file.read(num_header_bytes))
+        data = _read_exactly(file, header.num_data_bytes, weights_hash)
+    tensors = {span.name: _tensor(data, span) for span in paced(header.spans)}
+    return _Weights(tensors, header.metadata), (size, weights_hash.digest())
 
 
-def _read_exactly(file: BufferedReader, num_bytes: int) -> bytearray:
-    data = bytearray(num_bytes)
-    view, filled = memoryview(data), 0
+def _read_exactly(file: BufferedReader, num_bytes: int, running_hash: "hashlib._Hash") -> Tensor:
+    """The next bytes of the file, (num_bytes,) uint8."""
+    # Not a bytearray: that fills 20 MB with zeros first, and holds the interpreter for 50 ms.
+    data = torch.empty(num_bytes, dtype=torch.uint8)
+    view, filled = data.numpy().data, 0
     while filled < num_bytes:
-        count = file.readinto(view[filled:])
+        count = file.readinto(view[filled : filled + _CHUNK_BYTES])
         if not count:
             raise InvalidArtifact(f"{WEIGHTS_FILE}: truncated while it was read")
+        running_hash.update(view[filled : filled + count])
         filled += count
+        yield_core()
     return data
 
 
-def _tensor(data: bytearray, span: TensorSpan) -> Tensor:
+def _tensor(data: Tensor, span: TensorSpan) -> Tensor:
     dtype = _DTYPES[span.dtype]
     if span.start == span.stop:
         return torch.empty(span.shape, dtype=dtype)
-    num_elements = (span.stop - span.start) // dtype.itemsize
-    flat = torch.frombuffer(data, dtype=dtype, count=num_elements, offset=span.start)
+    own = data[span.start : span.stop]
     if span.start % dtype.itemsize:
-        flat = flat.clone()  # vectorized kernels expect aligned elements
+        own = own.clone()  # elements are aligned
+    flat = own.view(dtype)
     if not torch.isfinite(flat).all():
         raise InvalidArtifact(f"{WEIGHTS_FILE}: tensor {span.name[:200]!r} holds NaN or infinity")
     return flat.reshape(span.shape)

@@ -17,6 +17,7 @@ from graftwork_adapters.errors import (
 from graftwork_adapters.folder import PROMPT_ONLY, WEIGHTS_FILE
 from graftwork_adapters.methods import find_methods
 from graftwork_adapters.methods.base import LoweringInput
+from graftwork_adapters.pacing import paced
 from graftwork_adapters.stamp import read_stamp
 
 # DoRA's scale of an untrained layer differs from 1 by rounding only.
@@ -136,5 +137,5 @@ def _pair_has_effect(pair: LowRank) -> bool:
 
 def _check_finite(adapter: LoweredAdapter) -> None:
     """Finite files may still overflow where scales are folded."""
-    if not all(bool(tensor.isfinite().all()) for tensor in adapter.tensors()):
+    if not all(bool(tensor.isfinite().all()) for tensor in paced(adapter.tensors())):
         raise InvalidArtifact("the adapter's scales overflow its weights")

@@ -23,10 +23,11 @@ from typing import IO
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
 from graftwork_adapters.folder import ALL_FILES, check_complete, check_filename, digest_of
 from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.pacing import yield_core
 from graftwork_adapters.paths import open_regular
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_CHUNK_BYTES = 1024**2
+_CHUNK_BYTES = 256 * 1024
 
 
 class ImmutableStore:
@@ -145,6 +146,7 @@ class Staging:
             with open_regular(path) as source:
                 while chunk := source.read(_CHUNK_BYTES):
                     self.write(filename, chunk)
+                    yield_core()
 
     def flush(self) -> None:
         """Makes all that was written readable in the folder."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
 from graftwork_adapters.canonical_linear import BiasedScale, PairRotation
+from graftwork_adapters.pacing import paced
 from torch import Tensor
 
 from graftwork_server.base_model import BaseModel
@@ -63,7 +64,7 @@ def pack_adapter(
     with torch.inference_mode():
         modules = {
             name: _pack_module(module, base, name, factor_dtype)
-            for name, module in adapter.modules.items()
+            for name, module in paced(adapter.modules.items())
         }
         virtual = adapter.virtual_tokens
         if virtual is not None:

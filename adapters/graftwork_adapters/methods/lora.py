@@ -28,6 +28,7 @@ from graftwork_adapters.methods.weight_file import (
     check_rank_of,
     read_weight_file,
 )
+from graftwork_adapters.pacing import paced
 
 _A = "lora_A.weight"
 _B = "lora_B.weight"
@@ -42,7 +43,7 @@ def lower(source: LoweringInput) -> LoweredAdapter:
     file = read_weight_file(source, settings.targets, _PARTS, bias=settings.bias, tensors=tensors)
     linear_modules = source.base.linear_modules
     modules: dict[str, ModuleAdapter] = {}
-    for name in sorted(file.modules.keys() | file.biases.keys()):
+    for name in paced(sorted(file.modules.keys() | file.biases.keys())):
         parts, bias_delta = file.modules.get(name), file.biases.get(name)
         if parts is None:
             modules[name] = ModuleAdapter(bias_delta=bias_delta)
