@@ -14,6 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,15 +69,15 @@ class Journal:
     @classmethod
     def open(
         cls,
-        url: str,
+        place: str | Path,
         rules: Rules,
         observer: JournalObserver,
         *,
         new_id: Callable[[], str],
         **options: Any,
     ) -> "Journal":
-        """Opens the database by its URL and brings it up to date. Raises JournalNotUsable."""
-        return cls(Database.open(url), rules, observer, new_id=new_id, **options)
+        """Opens the database, a URL or a path, and brings it up to date. Raises JournalNotUsable."""
+        return cls(Database.open(place), rules, observer, new_id=new_id, **options)
 
     # Writing
 
