@@ -16,6 +16,8 @@ import torch
 from graftwork.v1 import (
     adapter_service_pb2,
     adapter_service_pb2_grpc,
+    feedback_service_pb2,
+    feedback_service_pb2_grpc,
     generation_service_pb2,
     generation_service_pb2_grpc,
 )
@@ -25,6 +27,10 @@ from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
 from graftwork_adapters.store import ImmutableStore
+from graftwork_trainer.journal.errors import JournalNotUsable
+from graftwork_trainer.journal.journal import Journal
+from graftwork_trainer.journal.judge import Rules
+from graftwork_trainer.journal.service import FeedbackServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -43,6 +49,7 @@ from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.dispatcher import Dispatcher
 from graftwork_server.engine import Engine
 from graftwork_server.errors import EngineDied, StartupError
+from graftwork_server.generation_log import template_hash
 from graftwork_server.generation_service import GenerationParts, GenerationServicer
 from graftwork_server.ids import IdGenerator
 from graftwork_server.interceptor import StatusInterceptor
@@ -70,6 +77,8 @@ SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
 )
+# Served where the journal is enabled.
+FEEDBACK_SERVICE = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 MAX_PENDING_CALLS = 1_000_000  # that gRPC has read and the event loop has not begun
 
@@ -84,6 +93,7 @@ class RunningServer:
     scheduler: Scheduler
     dispatcher: Dispatcher
     registry: Registry
+    journal: Journal | None  # None where it is not enabled
 
 
 def load_base(settings: Settings) -> BaseModel:
@@ -134,6 +144,11 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         registry = Registry(settings.data_dir / "registry.sqlite3", store, checking)
         stack.callback(registry.close)
 
+        ids = IdGenerator()
+        journal = open_journal(settings, metrics, ids)
+        if journal is not None:
+            stack.callback(journal.close)
+
         scheduler = Scheduler(scheduler_config(settings, base))
         device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
         runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
@@ -173,7 +188,9 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             limits=request_limits,
             metrics=metrics,
             executor=preparing,
-            ids=IdGenerator(),
+            ids=ids,
+            log=journal,
+            template_hash=template_hash(base.tokenizer.chat_template),
         )
         live_versions = LiveVersions(registry, metrics)
         live_versions.report_all()
@@ -201,10 +218,17 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
             adapter_servicer, server
         )
+        services = SERVICES
+        if journal is not None:
+            reading = stack.enter_context(ThreadPoolExecutor(2, "journal-read"))
+            feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(  # type: ignore[no-untyped-call]
+                FeedbackServicer(journal, reading), server
+            )
+            services = (*SERVICES, FEEDBACK_SERVICE)
         health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         port = bind(server, settings)
         metrics_server = MetricsServer(
@@ -212,10 +236,12 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         )
         stack.callback(metrics_server.stop)
         await server.start()
-        for service in ("", *SERVICES):
+        for service in ("", *services):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher, registry)
+            yield RunningServer(
+                port, metrics_server.port, base, scheduler, dispatcher, registry, journal
+            )
         finally:
             await health_servicer.enter_graceful_shutdown()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
@@ -283,6 +309,26 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
         max_prefill_tokens_while_decoding=prefill_cap,
         prefix_cache=engine.prefix_cache,
     )
+
+
+def open_journal(settings: Settings, metrics: Metrics, ids: IdGenerator) -> Journal | None:
+    """None where the journal is not enabled."""
+    if not settings.journal.enabled:
+        return None
+    rules = Rules(
+        retention_days=settings.journal.retention_days or None,
+        labels=settings.feedback.labels_by_task,
+    )
+    try:
+        return Journal.open(
+            settings.journal_place,
+            rules,
+            metrics,
+            new_id=ids.new,
+            queue_bytes=int(settings.journal.queue_bytes),
+        )
+    except JournalNotUsable as error:
+        raise StartupError(str(error)) from error
 
 
 def build_runner(
