@@ -48,6 +48,8 @@ class GenerateOptions(TypedDict, total=False):
     priority: int | None  # higher goes first; in [-100, 100] [0]
     episode_id: str  # ties the generations of one conversation or task together [""]
     store: bool | None  # whether the generation may be kept in the journal [True]
+    task: str  # what it is for; feedback on one task trains one adapter [the adapter's name]
+    origin: str  # "user", "rollout" or "evaluation"; data sets take what users asked for ["user"]
 
 
 SAMPLING_FIELDS = (
@@ -75,7 +77,13 @@ _PLAIN_FIELDS = (
     "priority",
     "episode_id",
     "store",
+    "task",
 )
+_ORIGINS = {
+    "user": generation_pb.ORIGIN_USER,
+    "rollout": generation_pb.ORIGIN_ROLLOUT,
+    "evaluation": generation_pb.ORIGIN_EVALUATION,
+}
 _CONSTRAINT_FIELDS = ("json_schema", "regex", "choice")
 
 
@@ -97,7 +105,18 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> generation_pb.
         if name in values:
             _set(request.sampling, name, values[name], f"sampling.{name}")
     _set_constraint(request.constraint, values)
+    if "origin" in values:
+        request.origin = _origin(values["origin"])
     return request
+
+
+def _origin(name: str) -> generation_pb.Origin:
+    if name not in _ORIGINS:
+        raise InvalidArgument(
+            f"origin: must be one of {', '.join(_ORIGINS)}, not {reprlib.repr(name)}",
+            field="origin",
+        )
+    return _ORIGINS[name]
 
 
 def _set_adapters(
@@ -241,11 +260,16 @@ def create_version_request(
 
 
 def upload_header(
-    adapter: str, make_live: bool | None, request_id: str | None, task_id: int | None = None
+    adapter: str,
+    make_live: bool | None,
+    request_id: str | None,
+    task_id: int | None = None,
+    ephemeral_owner: str = "",
 ) -> adapter_pb.UploadAdapterVersionRequest:
     request = adapter_pb.UploadAdapterVersionRequest()
     request.header.request_id = request_id or new_request_id()
     _set(request.header, "adapter", adapter, "header.adapter")
+    _set(request.header, "ephemeral_owner", ephemeral_owner, "header.ephemeral_owner")
     if make_live is not None:
         request.header.make_live = make_live
     if task_id is not None:
