@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from graftwork.status import InvalidFieldError
+from graftwork_adapters.prompt_builder import PromptInput
 from graftwork_adapters.selector import Selector
 
-from graftwork_server.prompt import PromptInput
 from graftwork_server.random_numbers import choice_seed
 from graftwork_server.request import Grammar, SamplingParams
 
