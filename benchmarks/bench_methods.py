@@ -68,7 +68,7 @@ class Ratios:
 class MethodsBench:
     folder: Path
     repeats: int
-    _salts: count = field(default_factory=count)
+    _salts: "count[int]" = field(default_factory=count)
     _registered: set[str] = field(default_factory=set)
 
     async def measure(self, chosen: list[str]) -> dict[str, Ratios]:
