@@ -49,9 +49,16 @@ def save_random_adapter(
     model: nn.Module, config: PeftConfig, folder: Path, *, seed: int, strength: float = 0.02
 ) -> Path:
     """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
-    generator = torch.Generator().manual_seed(seed)
     with peft_remarks_ignored():
         peft_model = get_peft_model(alias(model), copy.deepcopy(config))  # PEFT fills it in
+    return save_drawn_anew(peft_model, folder, seed=seed, strength=strength)
+
+
+def save_drawn_anew(
+    peft_model: PeftModel, folder: Path, *, seed: int, strength: float = 0.02
+) -> Path:
+    """Draws the trainable weights of a PEFT model in place, and writes them as an adapter."""
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in peft_model.named_parameters():
         if not parameter.requires_grad:
             continue
