@@ -24,7 +24,7 @@ from graftwork_adapters.shared_tensors import SharedTensors
 from torch import Tensor
 from torch.nn import functional
 
-from graftwork_server.kernels.panels import PANEL, to_panels
+from graftwork_adapters.base_file.panels import PANEL, to_panels
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
