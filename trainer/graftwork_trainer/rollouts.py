@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from graftwork import AsyncClient, Choice, FinishReason, GraftworkError, NotFound
+from graftwork import AsyncClient, Choice, FinishReason, GraftworkError, NotFound, Origin
 from graftwork.status import InvalidFieldError
 
 from graftwork_trainer.client_prompts import client_prompt
@@ -217,7 +217,7 @@ class RolloutSampler:
                     logprobs=0,
                     seed=seed,
                     task=self._settings.task,
-                    origin="rollout",
+                    origin=Origin.ROLLOUT,
                 )
             except GraftworkError as error:
                 if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not left:

@@ -55,9 +55,9 @@ class Database:
             database._migrate()
         except (exc.SQLAlchemyError, CommandError, JournalError) as error:
             database.close()
-            cause = error.__cause__ or error
+            shown = url.render_as_string(hide_password=True)
             raise JournalNotUsable(
-                f"the journal at {url.render_as_string(hide_password=True)} cannot be opened: {cause}"
+                f"the journal at {shown} cannot be opened: {error.__cause__ or error}"
             ) from error
         return database
 

@@ -76,7 +76,7 @@ class Journal:
         new_id: Callable[[], str],
         **options: Any,
     ) -> "Journal":
-        """Opens the database, a URL or a path, and brings it up to date. Raises JournalNotUsable."""
+        """Opens the database, a URL or a path, and migrates it. Raises JournalNotUsable."""
         return cls(Database.open(place), rules, observer, new_id=new_id, **options)
 
     # Writing
@@ -161,15 +161,15 @@ class Journal:
         with self.database.read() as connection:
             return queries.count_feedback(connection, wanted)
 
-    def iterate_feedback(self, wanted: FeedbackFilter) -> Iterator[Feedback]:
-        """All of it, oldest first, read in batches: what comes meanwhile may be among it."""
+    def feedback_batches(self, wanted: FeedbackFilter) -> Iterator[list[Feedback]]:
+        """All of it, oldest first: what comes meanwhile may be among it."""
         last = ""
         while True:
             with self.database.read() as connection:
                 batch = queries.oldest_feedback(connection, wanted, last, _READ_BATCH)
             if not batch:
                 return
-            yield from batch
+            yield batch
             last = batch[-1].id
 
     def generations(self, ids: Iterable[str]) -> dict[str, Generation]:

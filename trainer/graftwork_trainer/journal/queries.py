@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -84,7 +84,7 @@ def _page(
     *,
     page_size: int,
     page_token: str,
-) -> tuple[Sequence[Mapping[str, Any]], str]:
+) -> tuple[Sequence[sa.RowMapping], str]:
     """The rows of a page, and the token of the next one."""
     last = _decode(page_token, wanted)
     if last:
