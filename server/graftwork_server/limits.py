@@ -1,7 +1,8 @@
 """What the scheduler takes on, and how it refuses more.
 
+It refuses with errors.QueueFull and, here,
+
 WireError
-├── QueueFullError       RESOURCE_EXHAUSTED  QUEUE_FULL
 └── ContextTooLongError  INVALID_ARGUMENT    CONTEXT_TOO_LONG
 """
 
@@ -9,13 +10,6 @@ from dataclasses import dataclass
 
 import grpc
 from graftwork.status import WireError
-
-
-class QueueFullError(WireError):
-    """Too many sequences wait already."""
-
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    reason = "QUEUE_FULL"
 
 
 class ContextTooLongError(WireError):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from graftwork_server.blocks import BlockManager, IntegrityError, PrefixKeys
 from graftwork_server.demand import SlotDemand
+from graftwork_server.errors import QueueFull
 from graftwork_server.events import (
     ClassScoresEvent,
     Event,
@@ -24,7 +25,7 @@ from graftwork_server.events import (
     TokenEvent,
 )
 from graftwork_server.fairness import DECODE_WEIGHT, PREFILL_WEIGHT, WaitingQueue
-from graftwork_server.limits import ContextTooLongError, QueueFullError, SchedulerConfig
+from graftwork_server.limits import ContextTooLongError, SchedulerConfig
 from graftwork_server.plan import SampledToken, StepPlan, StepResult
 from graftwork_server.request import FinishReason, Sequence, SequenceState
 from graftwork_server.running import RunningSet, Tracked, slot_of
@@ -89,13 +90,10 @@ class Scheduler:
         """Queues all or none. Sequences of one call and client with the same prompt wait for the
         first one's prompt, then share it through the prefix cache.
 
-        Raises QueueFullError or ContextTooLongError.
+        Raises QueueFull or ContextTooLongError.
         """
         if self.num_waiting + len(sequences) > self.config.max_queued:
-            raise QueueFullError(
-                f"{self.num_waiting} sequences wait, of at most {self.config.max_queued}",
-                retry_after_s=1.0,
-            )
+            raise QueueFull(self.config.max_queued)
         for sequence in sequences:
             if sequence.sequence_id in self._tracked:
                 raise ValueError(f"sequence {sequence.sequence_id} is known already")

@@ -1,8 +1,9 @@
 import grpc
 import pytest
 from graftwork_server.blocks import IntegrityError
+from graftwork_server.errors import QueueFull
 from graftwork_server.events import FinishCause, FinishedEvent, TokenEvent
-from graftwork_server.limits import ContextTooLongError, QueueFullError
+from graftwork_server.limits import ContextTooLongError
 from graftwork_server.plan import BASE_SLOT, SampledToken, StepResult, TokenLogprob
 from graftwork_server.request import FinishReason, SequenceState
 
@@ -154,7 +155,7 @@ class TestRefusal:
     def test_full_queue_takes_all_or_none(self):
         engine = Harness(make_config(max_queued=3))
         engine.scheduler.add(engine.make(), engine.make())
-        with pytest.raises(QueueFullError) as caught:
+        with pytest.raises(QueueFull) as caught:
             engine.scheduler.add(engine.make(), engine.make())
         assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.retry_after_s == 1.0
