@@ -217,8 +217,10 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[str]:
     for task, found in manifest.get("tasks", {}).items():
         splits = [found["splits"][name] for name in _SPLITS]
         rows.append((task, "all", *(str(split["examples"]) for split in splits)))
-        for label in sorted({label for split in splits for label in split["classes"]}):
-            rows.append(("", label, *(str(split["classes"].get(label, 0)) for split in splits)))
+        rows += [
+            ("", label, *(str(split["classes"].get(label, 0)) for split in splits))
+            for label in sorted({label for split in splits for label in split["classes"]})
+        ]
     yield from _table(("task", "class", *_SPLITS), rows)
     yield from (f"- {warning}" for warning in manifest.get("warnings", ()))
     yield ""
