@@ -24,13 +24,6 @@ class Thumbs(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     THUMBS_UNSPECIFIED: _ClassVar[Thumbs]
     THUMBS_UP: _ClassVar[Thumbs]
     THUMBS_DOWN: _ClassVar[Thumbs]
-
-class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
-    ORIGIN_USER: _ClassVar[Origin]
-    ORIGIN_ROLLOUT: _ClassVar[Origin]
-    ORIGIN_EVALUATION: _ClassVar[Origin]
 FEEDBACK_SOURCE_UNSPECIFIED: FeedbackSource
 FEEDBACK_SOURCE_HUMAN: FeedbackSource
 FEEDBACK_SOURCE_MODEL: FeedbackSource
@@ -39,10 +32,6 @@ FEEDBACK_SOURCE_IMPLICIT: FeedbackSource
 THUMBS_UNSPECIFIED: Thumbs
 THUMBS_UP: Thumbs
 THUMBS_DOWN: Thumbs
-ORIGIN_UNSPECIFIED: Origin
-ORIGIN_USER: Origin
-ORIGIN_ROLLOUT: Origin
-ORIGIN_EVALUATION: Origin
 
 class InlinePrompt(_message.Message):
     __slots__ = ("conversation", "text", "task", "episode_id")
@@ -209,7 +198,7 @@ class ListFeedbackResponse(_message.Message):
     def __init__(self, feedback: _Optional[_Iterable[_Union[Feedback, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Generation(_message.Message):
-    __slots__ = ("id", "group_id", "episode_id", "task", "origin", "served_by", "conversation", "text", "token_ids", "completion", "prompt_token_ids", "completion_token_ids", "completion_logprobs", "sampling", "finish_reason", "create_time", "finish_time")
+    __slots__ = ("id", "group_id", "episode_id", "task", "origin", "served_by", "conversation", "text", "token_ids", "completion", "prompt_token_ids", "completion_token_ids", "completion_logprobs", "sampling", "finish_reason", "create_time", "finish_time", "template_hash")
     ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -227,11 +216,12 @@ class Generation(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     FINISH_TIME_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_HASH_FIELD_NUMBER: _ClassVar[int]
     id: str
     group_id: str
     episode_id: str
     task: str
-    origin: Origin
+    origin: _generation_service_pb2.Origin
     served_by: _generation_service_pb2.ServedBy
     conversation: _generation_service_pb2.Conversation
     text: str
@@ -244,7 +234,8 @@ class Generation(_message.Message):
     finish_reason: _generation_service_pb2.FinishReason
     create_time: _timestamp_pb2.Timestamp
     finish_time: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., group_id: _Optional[str] = ..., episode_id: _Optional[str] = ..., task: _Optional[str] = ..., origin: _Optional[_Union[Origin, str]] = ..., served_by: _Optional[_Union[_generation_service_pb2.ServedBy, _Mapping]] = ..., conversation: _Optional[_Union[_generation_service_pb2.Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[_generation_service_pb2.TokenIds, _Mapping]] = ..., completion: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., completion_token_ids: _Optional[_Iterable[int]] = ..., completion_logprobs: _Optional[_Iterable[float]] = ..., sampling: _Optional[_Union[_generation_service_pb2.SamplingParams, _Mapping]] = ..., finish_reason: _Optional[_Union[_generation_service_pb2.FinishReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    template_hash: str
+    def __init__(self, id: _Optional[str] = ..., group_id: _Optional[str] = ..., episode_id: _Optional[str] = ..., task: _Optional[str] = ..., origin: _Optional[_Union[_generation_service_pb2.Origin, str]] = ..., served_by: _Optional[_Union[_generation_service_pb2.ServedBy, _Mapping]] = ..., conversation: _Optional[_Union[_generation_service_pb2.Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[_generation_service_pb2.TokenIds, _Mapping]] = ..., completion: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., completion_token_ids: _Optional[_Iterable[int]] = ..., completion_logprobs: _Optional[_Iterable[float]] = ..., sampling: _Optional[_Union[_generation_service_pb2.SamplingParams, _Mapping]] = ..., finish_reason: _Optional[_Union[_generation_service_pb2.FinishReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., template_hash: _Optional[str] = ...) -> None: ...
 
 class ListGenerationsRequest(_message.Message):
     __slots__ = ("filter", "page_size", "page_token")
@@ -272,11 +263,11 @@ class GenerationFilter(_message.Message):
     episode_id: str
     task: str
     adapter: str
-    origins: _containers.RepeatedScalarFieldContainer[Origin]
+    origins: _containers.RepeatedScalarFieldContainer[_generation_service_pb2.Origin]
     after: _timestamp_pb2.Timestamp
     before: _timestamp_pb2.Timestamp
     with_feedback: bool
-    def __init__(self, ids: _Optional[_Iterable[str]] = ..., group_id: _Optional[str] = ..., episode_id: _Optional[str] = ..., task: _Optional[str] = ..., adapter: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[Origin, str]]] = ..., after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., with_feedback: _Optional[bool] = ...) -> None: ...
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., group_id: _Optional[str] = ..., episode_id: _Optional[str] = ..., task: _Optional[str] = ..., adapter: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[_generation_service_pb2.Origin, str]]] = ..., after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., with_feedback: _Optional[bool] = ...) -> None: ...
 
 class ListGenerationsResponse(_message.Message):
     __slots__ = ("generations", "next_page_token")
@@ -317,12 +308,12 @@ class ExampleSelection(_message.Message):
     REWARD_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedScalarFieldContainer[str]
     format: str
-    origins: _containers.RepeatedScalarFieldContainer[Origin]
+    origins: _containers.RepeatedScalarFieldContainer[_generation_service_pb2.Origin]
     sources: _containers.RepeatedScalarFieldContainer[FeedbackSource]
     after: _timestamp_pb2.Timestamp
     before: _timestamp_pb2.Timestamp
     reward_threshold: float
-    def __init__(self, tasks: _Optional[_Iterable[str]] = ..., format: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[Origin, str]]] = ..., sources: _Optional[_Iterable[_Union[FeedbackSource, str]]] = ..., after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reward_threshold: _Optional[float] = ...) -> None: ...
+    def __init__(self, tasks: _Optional[_Iterable[str]] = ..., format: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[_generation_service_pb2.Origin, str]]] = ..., sources: _Optional[_Iterable[_Union[FeedbackSource, str]]] = ..., after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reward_threshold: _Optional[float] = ...) -> None: ...
 
 class ExportDatasetRequest(_message.Message):
     __slots__ = ("selection", "scrub")
