@@ -1,0 +1,1 @@
+"""Measures a candidate against what it would replace, and decides whether it may."""
