@@ -1,0 +1,102 @@
+"""What a training job is to do: the wire's TrainingJobSpec, checked, with every default filled in.
+
+`validate.py` makes these; nothing downstream checks again.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graftwork.v1 import feedback_service_pb2
+
+
+class PromotionMode(enum.Enum):
+    NONE = "none"  # registered only
+    LIVE = "live"
+    CANARY = "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """How a data set is made. Either `snapshot` is set or `selection` has a format."""
+
+    selection: feedback_service_pb2.ExampleSelection  # not to be changed
+    snapshot: str = ""  # digest of an earlier one, used as it is
+    scrub: bool = True
+    validation_share: float = 0.1
+    golden_share: float = 0.05
+    duplicate_similarity: float = 0.9  # 1: exact duplicates only
+    max_per_class: int = 0  # 0: all
+    mixture: Mapping[str, float] | None = None  # weights by task; None: by size
+    augmentation: int = 0  # copies for each example
+    balance: float = 0.0  # 0: classes keep their sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    learning_rate: float | None = None  # None: the method's
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    max_length: int = 512  # tokens of prompt and answer together
+    warmup: float = 0.05  # share of the steps
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    schedule: str = "linear"
+    seed: int = 0
+    train_on_prompt: bool = False
+    frozen_layers: int = 0  # the lowest ones, which get no adapter
+    shifted_attention_group: int = 0  # tokens; 0: plain attention
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpec:
+    trials: int
+    parameters: tuple[str, ...]
+    steps_per_trial: int | None  # None: a quarter of the job's
+
+
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """None: not looked at."""
+
+    min_accuracy: float | None = None
+    min_f1: float | None = None
+    max_regression: float = 0.01
+    min_gain_over_base: float = 0.0
+    max_other_task_regression: float = 0.02
+    max_examples: int = 200
+    few_shot: int = 4  # examples in the prompt; 0: not compared with
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionSpec:
+    mode: PromotionMode = PromotionMode.LIVE
+    canary_percent: int = 10
+    canary_feedback: int = 20  # items
+    canary_tolerance: float = 0.1  # in share of bad feedback
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsSpec:
+    max_duration_s: float = 24 * 3600.0
+    max_memory_bytes: int = 0  # 0: none
+    max_retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    adapter: str
+    recipe: str
+    method: str  # PEFT's name; "" where it goes on from `initial_version`
+    method_config: Mapping[str, Any]
+    dataset: DatasetSpec
+    hyperparameters: Hyperparameters
+    initial_version: str  # "name@version", or "" to begin anew
+    search: SearchSpec | None
+    gate: GateSpec
+    promotion: PromotionSpec
+    limits: LimitsSpec
+    recipe_options: Mapping[str, Any]
