@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from graftwork.status import InvalidFieldError
+from graftwork.v1 import generation_service_pb2 as pb
 from graftwork_adapters.selector import Selector
 
 from graftwork_server.prompt import PromptInput
@@ -53,6 +54,8 @@ class GenerateCall:
     priority: int
     episode_id: str
     store: bool
+    task: str  # "" for the base and for several adapters, unless the request names one
+    origin: pb.Origin
 
     def sampling_of_choice(self, index: int) -> SamplingParams:
         """Each choice has its own seed; the prompt is scored with the first one only."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -26,7 +27,8 @@ from graftwork_server.class_scores import classification_to_proto
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import Dispatcher
-from graftwork_server.errors import NotAGenerator
+from graftwork_server.errors import DeadlineExceeded, NotAGenerator
+from graftwork_server.generation_log import GenerationLog, GenerationRecorder
 from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, to_proto
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
@@ -59,6 +61,8 @@ class GenerationParts:
     metrics: Metrics
     executor: Executor  # for what takes longer than the event loop may wait
     ids: IdGenerator
+    log: GenerationLog | None  # None: nothing is kept
+    template_hash: str  # of the base's chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,16 @@ class RunningGeneration:
     header: pb.StreamGenerateResponse  # what the first message has beside its deltas
     num_prompt_tokens: int
     num_virtual_tokens: int
+    recorder: GenerationRecorder | None  # None where the request or the server keeps nothing
+
+    def record(self) -> None:
+        """Logs the answers that have ended since the last call."""
+        if self.recorder is not None:
+            self.recorder.record(self.stream.choices.values())
+
+    def record_cancelled(self) -> None:
+        if self.recorder is not None:
+            self.recorder.record_cancelled(self.stream.choices.values())
 
     def usage(self) -> pb.Usage:
         choices = list(self.stream.choices.values())
@@ -115,6 +129,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 else:
                     response.group_id = running.header.group_id
                     response.served_by.CopyFrom(running.header.served_by)
+                running.record()
                 if running.stream.is_finished:
                     response.usage.CopyFrom(running.usage())
                 yield response
@@ -238,12 +253,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             prompt = await self._in_background(lambda: self._prompt_tokens(call, adapter))
             constraints = await self._constraints(call)
             num_virtual = adapter.num_virtual_tokens
+            is_logged = call.store and parts.log is not None
             max_tokens = tokens_to_generate(call, len(prompt), num_virtual, parts.limits)
             sequences = [
                 self._sequence(
                     adapter,
                     prompt,
-                    call.sampling_of_choice(index),
+                    _with_logprobs(call.sampling_of_choice(index), is_logged),
                     max_tokens=max_tokens,
                     min_tokens=call.min_tokens,
                     stop_token_ids=call.all_stop_token_ids(parts.base.end_token_ids),
@@ -254,9 +270,15 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 for index in range(call.n)
             ]
             timer.begin(adapter.name, len(prompt))
+            shows_logprobs = call.sampling.logprobs is not None
             choices = {
                 sequence.sequence_id: ChoiceOutput(
-                    index, parts.ids.new(), parts.detokenizer, call.stop, timer
+                    index,
+                    parts.ids.new(),
+                    parts.detokenizer,
+                    call.stop,
+                    timer,
+                    shows_logprobs=shows_logprobs,
                 )
                 for index, sequence in enumerate(sequences)
             }
@@ -271,7 +293,25 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 stream = GenerationStream(events, choices, parts.detokenizer)
                 if call.sampling.prompt_logprobs is not None and not num_virtual:
                     stream.prompt_logprobs.append(TokenLogprob(prompt[0], None))
-                yield RunningGeneration(stream, header, len(prompt), num_virtual)
+                recorder = self._recorder(request, call, header, prompt)
+                running = RunningGeneration(stream, header, len(prompt), num_virtual, recorder)
+                try:
+                    yield running
+                except (asyncio.CancelledError, GeneratorExit, DeadlineExceeded):
+                    running.record_cancelled()
+                    raise
+
+    def _recorder(
+        self,
+        request: pb.GenerateRequest,
+        call: GenerateCall,
+        header: pb.StreamGenerateResponse,
+        prompt: tuple[int, ...],
+    ) -> GenerationRecorder | None:
+        parts = self._parts
+        if parts.log is None or not call.store:
+            return None
+        return GenerationRecorder(parts.log, request, call, header, prompt, parts.template_hash)
 
     def _sequence(
         self,
@@ -335,6 +375,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
 def _deadline(context: Context) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def _with_logprobs(sampling: SamplingParams, is_logged: bool) -> SamplingParams:
+    """The log wants the log-probability of each token, whether or not the caller does."""
+    if is_logged and sampling.logprobs is None:
+        return dataclasses.replace(sampling, logprobs=0)
+    return sampling
 
 
 def _merge(choice: pb.Choice, delta: pb.ChoiceDelta) -> None:

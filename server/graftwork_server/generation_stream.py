@@ -21,7 +21,7 @@ from graftwork_server.request import FinishReason
 from graftwork_server.request_timer import RequestTimer
 from graftwork_server.stop_strings import StopStrings
 
-_REASONS = {
+REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
@@ -38,10 +38,15 @@ class ChoiceOutput:
         detokenizer: Detokenizer,
         stops: tuple[str, ...],
         timer: RequestTimer,
+        *,
+        shows_logprobs: bool = True,
     ) -> None:
+        """`shows_logprobs`: whether log-probabilities that come with tokens are for the caller."""
         self.index = index
         self.generation_id = generation_id
-        self.num_tokens = 0
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []  # of the tokens, as far as they came with one
+        self.is_recorded = False  # in a log of generations
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._detokenizer = detokenizer
@@ -49,7 +54,18 @@ class ChoiceOutput:
         self._stops = StopStrings(stops)
         self._timer = timer
         self._last_token_time: float | None = None
+        self._shows_logprobs = shows_logprobs
+        self._shown: list[str] = []
         self._delta = self._new_delta()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def text(self) -> str:
+        """What was shown so far."""
+        return "".join(self._shown)
 
     @property
     def is_finished(self) -> bool:
@@ -57,12 +73,15 @@ class ChoiceOutput:
 
     def push(self, event: TokenEvent, *, is_stop_token: bool) -> None:
         """Takes a token; a stop token counts among the tokens but has no text."""
-        self.num_tokens += 1
+        self.token_ids.append(event.token_id)
         self._last_token_time = self._timer.token(self._last_token_time)
         self.num_cached_tokens = event.num_cached_tokens
         self._delta.token_ids.append(event.token_id)
         if event.logprob is not None:
-            self._delta.logprobs.append(to_proto(event.logprob, self._detokenizer))
+            if event.logprob.logprob is not None:
+                self.logprobs.append(event.logprob.logprob)
+            if self._shows_logprobs:
+                self._delta.logprobs.append(to_proto(event.logprob, self._detokenizer))
         if not is_stop_token:
             self._push_text(self._text.push((event.token_id,)))
 
@@ -73,7 +92,7 @@ class ChoiceOutput:
         self.num_cached_tokens = event.num_cached_tokens
         self._push_text(self._text.finish())
         if not self.is_finished:
-            self._delta.text += self._stops.finish()
+            self._show(self._stops.finish())
             self._end(event.reason)
 
     def take_delta(self) -> pb.ChoiceDelta | None:
@@ -86,15 +105,20 @@ class ChoiceOutput:
 
     def _push_text(self, text: str) -> None:
         shown, stop = self._stops.push(text)
-        self._delta.text += shown
+        self._show(shown)
         if stop is not None:
             self._delta.stop_string = stop
             self._end(FinishReason.STOP)
 
+    def _show(self, text: str) -> None:
+        if text:
+            self._shown.append(text)
+            self._delta.text += text
+
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         self._timer.finished(reason, self.num_tokens)
-        self._delta.finish_reason = _REASONS[reason]
+        self._delta.finish_reason = REASONS[reason]
 
     def _new_delta(self) -> pb.ChoiceDelta:
         return pb.ChoiceDelta(index=self.index, generation_id=self.generation_id)

@@ -51,6 +51,7 @@ class Metrics:
         self._define_request_metrics()
         self._define_engine_metrics()
         self._define_adapter_metrics()
+        self._define_journal_metrics()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"graftwork_{name}", text, labels, registry=self.registry)
@@ -156,6 +157,20 @@ class Metrics:
             "adapter_evictions_total", "Versions put out of a tier for others.", "tier"
         )
 
+    def _define_journal_metrics(self) -> None:
+        self._feedback = self._counter("feedback_total", "Feedback that was kept, by kind.", "kind")
+        self._journal_queue = self._gauge(
+            "journal_queue_generations", "Generations that wait to be written."
+        )
+        self._journal_generations = self._counter(
+            "journal_generations_total",
+            "Generations by what became of them: written, dropped for want of room, or failed.",
+            "result",
+        )
+        self._journal_failures = self._counter(
+            "journal_write_failures_total", "Transactions of the journal that failed."
+        )
+
     # Requests: called by the servicers and the interceptor.
 
     def observe_rpc(self, method: str, code: grpc.StatusCode) -> None:
@@ -211,6 +226,21 @@ class Metrics:
 
     def count_preemptions(self, number: int = 1) -> None:
         self._preemptions.inc(number)
+
+    # The journal: called by its thread.
+
+    def count_feedback(self, kind: str, number: int) -> None:
+        self._feedback.labels(kind).inc(number)
+
+    def set_journal_queue(self, generations: int) -> None:
+        self._journal_queue.set(generations)
+
+    def count_journal_generations(self, result: str, number: int) -> None:
+        """`result` is "written", "dropped" or "failed"."""
+        self._journal_generations.labels(result).inc(number)
+
+    def count_journal_failure(self) -> None:
+        self._journal_failures.inc()
 
     def set_build(self, *, version: str) -> None:
         self._build.labels(version, platform.python_version()).set(1)

@@ -16,6 +16,8 @@ import torch
 from graftwork.v1 import (
     adapter_service_pb2,
     adapter_service_pb2_grpc,
+    feedback_service_pb2,
+    feedback_service_pb2_grpc,
     generation_service_pb2,
     generation_service_pb2_grpc,
 )
@@ -25,8 +27,11 @@ from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
 from graftwork_adapters.store import ImmutableStore
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from graftwork_trainer.journal.errors import JournalNotUsable
+from graftwork_trainer.journal.journal import Journal
+from graftwork_trainer.journal.judge import Rules
+from graftwork_trainer.journal.service import FeedbackServicer
+from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
 from graftwork_server.adapter_choice import AdapterChooser
@@ -43,9 +48,10 @@ from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.dispatcher import Dispatcher
 from graftwork_server.engine import Engine
 from graftwork_server.errors import EngineDied, StartupError
+from graftwork_server.generation_log import template_hash
 from graftwork_server.generation_service import GenerationParts, GenerationServicer
+from graftwork_server.grpc_server import add_health, bind, new_grpc_server
 from graftwork_server.ids import IdGenerator
-from graftwork_server.interceptor import StatusInterceptor
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
 from graftwork_server.live_versions import LiveVersions
@@ -56,7 +62,6 @@ from graftwork_server.runner import Runner
 from graftwork_server.sampler import Sampler
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
-from graftwork_server.tls import server_credentials
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
@@ -70,8 +75,8 @@ SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
 )
-
-MAX_PENDING_CALLS = 1_000_000  # that gRPC has read and the event loop has not begun
+# Served where the journal is enabled.
+FEEDBACK_SERVICE = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class RunningServer:
     scheduler: Scheduler
     dispatcher: Dispatcher
     registry: Registry
+    journal: Journal | None  # None where it is not enabled
 
 
 def load_base(settings: Settings) -> BaseModel:
@@ -110,14 +116,7 @@ def load_base(settings: Settings) -> BaseModel:
 async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[RunningServer]:
     """Serves while inside; drains, within the grace time, on the way out. Takes the base over."""
     async with contextlib.AsyncExitStack() as stack:
-        metrics = Metrics(max_adapter_labels=settings.metrics.max_adapter_labels)
-        metrics.set_build(version=VERSION)
-        metrics.set_model(
-            model=base.name,
-            digest=base.digest,
-            quantization=base.quantization,
-            device=base.device.type,
-        )
+        metrics = new_metrics(settings, base)
         # Apart, so that a load that requests wait for is not held up by a registration.
         loading = stack.enter_context(background_executor())
         checking = stack.enter_context(background_executor())
@@ -134,12 +133,14 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         registry = Registry(settings.data_dir / "registry.sqlite3", store, checking)
         stack.callback(registry.close)
 
+        ids = IdGenerator()
+        journal = open_journal(settings, metrics, ids, stack)
+
         scheduler = Scheduler(scheduler_config(settings, base))
-        device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
-        runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
         compositions = Compositions()
         loader = AdapterLoader(store, limits, base, compositions, factor_dtype_of(settings, base))
         commands = CommandQueue()
+        device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
         tiers = Tiers(
             scheduler,
             device_adapters,
@@ -149,6 +150,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             executor=loading,
             host_budget_bytes=settings.adapters.host_cache_bytes,
         )
+        runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
         engine = Engine(scheduler, runner, tiers, commands, metrics)
         dispatcher = Dispatcher(engine, max_in_flight=max_in_flight(settings))
         engine.start(
@@ -173,49 +175,35 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             limits=request_limits,
             metrics=metrics,
             executor=preparing,
-            ids=IdGenerator(),
+            ids=ids,
+            log=journal,
+            template_hash=template_hash(base.tokenizer.chat_template),
         )
         live_versions = LiveVersions(registry, metrics)
         live_versions.report_all()
         registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
         adapter_servicer = AdapterServicer(registrar, tiers, checking, live_versions.report)
-        server = grpc.aio.server(
-            interceptors=[
-                StatusInterceptor(
-                    observe_rpc=metrics.observe_rpc, is_draining=lambda: dispatcher.is_draining
-                )
-            ],
-            options=[
-                ("grpc.max_receive_message_length", int(settings.grpc.max_message_bytes)),
-                ("grpc.max_send_message_length", int(settings.grpc.max_message_bytes)),
-                ("grpc.so_reuseport", 0),
-                # gRPC by itself cancels what it finds waiting beyond a thousand calls or so; the
-                # dispatcher refuses what is too much, and says when to try again.
-                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-            ],
-        )
+        server = new_grpc_server(settings.grpc, metrics, lambda: dispatcher.is_draining)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
             GenerationServicer(parts), server
         )
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
             adapter_servicer, server
         )
-        health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        port = bind(server, settings)
+        services = [*SERVICES, *add_feedback_service(server, journal, stack)]
+        health_servicer = add_health(server, services)
+        port = bind(server, settings.grpc)
         metrics_server = MetricsServer(
             metrics.registry, settings.metrics.host, settings.metrics.port
         )
         stack.callback(metrics_server.stop)
         await server.start()
-        for service in ("", *SERVICES):
+        for service in ("", *services):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
-            yield RunningServer(port, metrics_server.port, base, scheduler, dispatcher, registry)
+            yield RunningServer(
+                port, metrics_server.port, base, scheduler, dispatcher, registry, journal
+            )
         finally:
             await health_servicer.enter_graceful_shutdown()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
@@ -285,6 +273,55 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
     )
 
 
+def new_metrics(settings: Settings, base: BaseModel) -> Metrics:
+    metrics = Metrics(max_adapter_labels=settings.metrics.max_adapter_labels)
+    metrics.set_build(version=VERSION)
+    metrics.set_model(
+        model=base.name,
+        digest=base.digest,
+        quantization=base.quantization,
+        device=base.device.type,
+    )
+    return metrics
+
+
+def open_journal(
+    settings: Settings, metrics: Metrics, ids: IdGenerator, stack: contextlib.AsyncExitStack
+) -> Journal | None:
+    """None where the journal is not enabled."""
+    if not settings.journal.enabled:
+        return None
+    rules = Rules(
+        retention_days=settings.journal.retention_days or None,
+        labels=settings.feedback.labels_by_task,
+    )
+    try:
+        journal = Journal.open(
+            settings.journal_place,
+            rules,
+            metrics,
+            new_id=ids.new,
+            queue_bytes=int(settings.journal.queue_bytes),
+        )
+    except JournalNotUsable as error:
+        raise StartupError(str(error)) from error
+    stack.callback(journal.close)
+    return journal
+
+
+def add_feedback_service(
+    server: grpc.aio.Server, journal: Journal | None, stack: contextlib.AsyncExitStack
+) -> list[str]:
+    """Returns the names of what it has added: nothing without a journal."""
+    if journal is None:
+        return []
+    reading = stack.enter_context(ThreadPoolExecutor(2, "journal-read"))
+    feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        FeedbackServicer(journal, reading), server
+    )
+    return [FEEDBACK_SERVICE]
+
+
 def build_runner(
     settings: Settings, base: BaseModel, adapters: DeviceAdapters, num_blocks: int
 ) -> Runner:
@@ -330,21 +367,6 @@ def limits_of(settings: Settings, config: SchedulerConfig) -> Limits:
         max_device_adapters=settings.adapters.device_slots,
         max_completions=limits.max_completions,
     )
-
-
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
-    """Opens the port, with TLS where it is configured; returns its number."""
-    address = f"{settings.grpc.host}:{settings.grpc.port}"
-    credentials = server_credentials(settings.grpc)
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise StartupError(
-            f"cannot serve gRPC on {address}: {error}; choose another address with --host and "
-            "--port"
-        ) from error
 
 
 def usable_cores() -> int:

@@ -138,6 +138,45 @@ class LimitSettings(_Frozen):
         return self
 
 
+class JournalSettings(_Frozen):
+    enabled: bool = _setting(True, "Keep generations and feedback, and serve FeedbackService.")
+    url: str | None = _setting(
+        None,
+        "Database, as sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME; by default "
+        "journal.sqlite3 in the data folder.",
+    )
+    retention_days: float = _setting(
+        90.0, "Days after which generations and the feedback on them are deleted; 0 is never.", ge=0
+    )
+    queue_bytes: ByteSize = _setting(
+        "64MiB", "Memory for generations that wait to be written; more are dropped.", gt=0
+    )
+
+
+def _parse_labels(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Checks `TASK=LABEL,LABEL`."""
+    for entry in entries:
+        task, _, labels = entry.partition("=")
+        if not task or not all(labels.split(",")):
+            raise ValueError(f"{entry!r} is not TASK=LABEL,LABEL")
+    return entries
+
+
+class FeedbackSettings(_Frozen):
+    labels: Annotated[tuple[str, ...], AfterValidator(_parse_labels)] = _setting(
+        (),
+        "The labels of a task, as TASK=LABEL,LABEL; feedback with another one is refused. Tasks "
+        "that are not named take any label.",
+    )
+
+    @property
+    def labels_by_task(self) -> dict[str, frozenset[str]]:
+        return {
+            task: frozenset(labels.split(","))
+            for task, _, labels in (entry.partition("=") for entry in self.labels)
+        }
+
+
 class LogSettings(_Frozen):
     level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level shown.")
     format: Literal["text", "json"] = _setting("text", "For people, or one JSON object per line.")
@@ -145,7 +184,7 @@ class LogSettings(_Frozen):
 
 class Settings(_Frozen):
     data_dir: UserPath = _setting(
-        "~/.local/share/graftwork", "Where the registry and its adapters are kept."
+        "~/.local/share/graftwork", "Where the registry, its adapters and the journal are kept."
     )
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
@@ -153,11 +192,18 @@ class Settings(_Frozen):
     grpc: GrpcSettings = GrpcSettings()
     metrics: MetricsSettings = MetricsSettings()
     limits: LimitSettings = LimitSettings()
+    journal: JournalSettings = JournalSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     log: LogSettings = LogSettings()
 
     @property
     def adapter_store_dir(self) -> Path:
         return self.adapters.store_dir or self.data_dir / "adapters"
+
+    @property
+    def journal_place(self) -> str | Path:
+        """A database URL, or the path of an SQLite file."""
+        return self.journal.url or self.data_dir / "journal.sqlite3"
 
 
 class Key(typing.NamedTuple):

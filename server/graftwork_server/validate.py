@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
-from graftwork_adapters.selector import parse_selector
+from graftwork_adapters.selector import parse_name, parse_selector
 
 from graftwork_server.calls import GenerateCall, Limits, ScoreCall, WeightedSelector
 from graftwork_server.prompt import Conversation, Document, Message, PromptInput, Text, TokenIds
 from graftwork_server.request import Choice, Grammar, JsonSchema, Regex, SamplingParams
 
 ROLES = ("system", "user", "assistant")
+ORIGINS = frozenset(pb.Origin.values())
 MAX_STOP_STRING_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1024
@@ -53,13 +54,18 @@ class RequestValidator:
         _check_range("n", n, 1, limits.max_n)
         _check_range("priority", request.priority, -100, 100)
         _check_count("episode_id", len(request.episode_id), MAX_EPISODE_ID_CHARACTERS, "characters")
+        if "\0" in request.episode_id:
+            raise InvalidFieldError("episode_id", "has a null character in it")
+        if request.origin not in ORIGINS:
+            raise InvalidFieldError("origin", f"{request.origin} is no origin that is known")
         grammar = _grammar(request)
         if grammar is not None and request.ignore_eos:
             raise InvalidFieldError(
                 "ignore_eos", "cannot go with a constraint, which ends with an end token: unset one"
             )
+        adapters = _adapters(request)
         return GenerateCall(
-            adapters=_adapters(request),
+            adapters=adapters,
             prompt=self._prompt(request),
             sampling=self._sampling(request),
             max_tokens=max_tokens,
@@ -72,6 +78,8 @@ class RequestValidator:
             priority=request.priority,
             episode_id=request.episode_id,
             store=request.store if request.HasField("store") else True,
+            task=_task(request.task, adapters),
+            origin=request.origin or pb.ORIGIN_USER,
         )
 
     def score(self, request: pb.ScoreRequest) -> ScoreCall:
@@ -206,6 +214,12 @@ def _adapters(
         _check_weight(f"{field}.weight", weight)
         weighted.append(WeightedSelector(selector, weight * scale))
     return tuple(weighted)
+
+
+def _task(task: str, adapters: Sequence[WeightedSelector]) -> str:
+    if task:
+        return parse_name(task, field="task")
+    return adapters[0].selector.name if len(adapters) == 1 else ""
 
 
 def _check_weight(field: str, weight: float) -> None:

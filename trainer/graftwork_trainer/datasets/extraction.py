@@ -108,8 +108,8 @@ def _told(
 
 
 def _corrected(item: Item, format_name: str) -> list[Example]:
-    if item.feedback.WhichOneof("target") == "prompt":
-        return []  # nothing was generated that it corrects
+    if item.feedback.WhichOneof("target") == "prompt" and item.one().answer is None:
+        return []  # nothing was answered that it corrects
     better, asked = Answer(item.feedback.correction), item.one()
     originals = {answer.text: answer for _, answer in item.answered()}
     return [

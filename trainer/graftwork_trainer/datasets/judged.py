@@ -22,6 +22,7 @@ _SOURCES = {
     feedback_service_pb2.FEEDBACK_SOURCE_CODE: "code",
     feedback_service_pb2.FEEDBACK_SOURCE_IMPLICIT: "implicit",
 }
+_JUDGES_ANSWER = {"thumbs", "reward", "correction"}
 _COMPLETE = {
     generation_service_pb2.FINISH_REASON_UNSPECIFIED,
     generation_service_pb2.FINISH_REASON_STOP,
@@ -30,12 +31,13 @@ _COMPLETE = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked, and what was answered; without a generation for inline prompts."""
+    """What was asked; without a generation for inline prompts."""
 
     prompt: prompts.Prompt
     task: str
     episode_id: str
     generation: Generation | None = None
+    answer: "Answer | None" = None  # the generation's, or what ends an inline conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,10 @@ class Item:
         return self.asked[0]
 
     def answered(self) -> list[tuple[Asked, Answer]]:
-        """Each targeted generation. Raises Nothing."""
+        """Each targeted generation, or what ends an inline conversation. Raises Nothing."""
         if not self.asked:
             raise Nothing("no_prompt")
-        answers = [
-            (asked, Answer(asked.generation.completion, asked.generation))
-            for asked in self.asked
-            if asked.generation is not None
-        ]
+        answers = [(asked, asked.answer) for asked in self.asked if asked.answer is not None]
         if not answers:
             raise Nothing("no_answer")
         return answers
@@ -127,8 +125,12 @@ class Item:
 def _asked(feedback: Feedback, by_id: dict[str, Generation]) -> Iterator[Asked]:
     target = feedback.WhichOneof("target")
     if target == "prompt":
-        if (prompt := prompts.of_input(feedback.prompt)) is not None:
-            yield Asked(prompt, feedback.prompt.task, feedback.prompt.episode_id)
+        prompt, answer = prompts.of_input(feedback.prompt), None
+        if feedback.WhichOneof("value") in _JUDGES_ANSWER and prompt is not None:
+            prompt, answer = _without_answer(prompt)
+        if prompt is not None:
+            where = feedback.prompt
+            yield Asked(prompt, where.task, where.episode_id, answer=answer)
         return
     for generation in by_id.values():
         hit = {
@@ -137,4 +139,13 @@ def _asked(feedback: Feedback, by_id: dict[str, Generation]) -> Iterator[Asked]:
             "episode_id": generation.episode_id == feedback.episode_id,
         }[target or "generation_id"]
         if hit and (prompt := prompts.of_input(generation)) is not None:
-            yield Asked(prompt, generation.task, generation.episode_id, generation)
+            answer = Answer(generation.completion, generation)
+            yield Asked(prompt, generation.task, generation.episode_id, generation, answer)
+
+
+def _without_answer(prompt: prompts.Prompt) -> tuple[prompts.Prompt, Answer | None]:
+    """A conversation up to the assistant's last message, and that message."""
+    match prompt:
+        case prompts.Conversation((*before, last), documents) if last.role == "assistant":
+            return prompts.Conversation(tuple(before), documents), Answer(last.content)
+    return prompt, None

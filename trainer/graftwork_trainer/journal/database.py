@@ -34,22 +34,30 @@ class Database:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        # SQLite's transactions are such by themselves.
+        self._reading = (
+            engine
+            if self.is_sqlite
+            else engine.execution_options(isolation_level="REPEATABLE READ")
+        )
         self._writing = threading.Lock()
 
     @classmethod
-    def open(cls, url: str) -> "Database":
-        """Opens `sqlite:///path` or `postgresql+psycopg://...` and brings its tables up to date.
+    def open(cls, place: str | Path) -> "Database":
+        """Opens `sqlite:///path`, `postgresql+psycopg://...` or the path of an SQLite file, and
+        brings its tables up to date.
 
         Raises JournalNotUsable.
         """
+        url = parse_url(place)
         database = cls(_create_engine(url))
         try:
             database._migrate()
         except (exc.SQLAlchemyError, CommandError, JournalError) as error:
             database.close()
-            cause = error.__cause__ or error
+            shown = url.render_as_string(hide_password=True)
             raise JournalNotUsable(
-                f"the journal at {_shown(url)} cannot be opened: {cause}"
+                f"the journal at {shown} cannot be opened: {error.__cause__ or error}"
             ) from error
         return database
 
@@ -60,9 +68,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view while inside. Raises JournalUnavailable."""
-        with _translated(), self.engine.connect() as connection:
-            if not self.is_sqlite:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with _translated(), self._reading.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -89,31 +95,37 @@ class Database:
             command.upgrade(config, "head")
 
 
-def _create_engine(url: str) -> sa.Engine:
+def parse_url(place: str | Path) -> sa.URL:
+    """Raises JournalNotUsable."""
+    if isinstance(place, Path):
+        return sa.URL.create("sqlite", database=str(place))
     try:
-        parsed = sa.make_url(url)
+        return sa.make_url(place)
     except exc.ArgumentError as error:
         raise JournalNotUsable(
             "journal.url: is not a database URL: give sqlite:///PATH or "
             "postgresql+psycopg://USER@HOST/NAME"
         ) from error
-    if parsed.get_backend_name() == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
+
+
+def _create_engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
             raise JournalNotUsable("journal.url: must name a file, as sqlite:///PATH")
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(
-            parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_POOL_SIZE
+            url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_POOL_SIZE
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    if parsed.drivername != "postgresql+psycopg":
+    if url.drivername != "postgresql+psycopg":
         raise JournalNotUsable(
-            f"journal.url: {parsed.drivername!r} is not supported: give sqlite:///PATH or "
+            f"journal.url: {url.drivername!r} is not supported: give sqlite:///PATH or "
             "postgresql+psycopg://USER@HOST/NAME"
         )
     try:
-        engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=_POOL_SIZE)
+        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=_POOL_SIZE)
     except ModuleNotFoundError as error:
         raise JournalNotUsable(
             "journal.url: PostgreSQL needs psycopg: pip install 'graftwork[postgresql]'"
@@ -161,7 +173,3 @@ def _translated() -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == _DISK_FULL:
             raise JournalFull from error
         raise JournalUnavailable from error
-
-
-def _shown(url: str) -> str:
-    return sa.make_url(url).render_as_string(hide_password=True)

@@ -11,8 +11,8 @@ WireError                        client/graftwork/status.py
     ├── UnrelatedAnswers         INVALID_ARGUMENT     compared answers belong to different prompts
     ├── LabelNotInSet            INVALID_ARGUMENT     not one of the task's labels
     ├── JournalBusy              RESOURCE_EXHAUSTED   more waits to be written than is allowed
-    ├── JournalFull              RESOURCE_EXHAUSTED   no room on the disk; with a time to retry after
-    └── JournalUnavailable       UNAVAILABLE          the database does not answer; likewise
+    ├── JournalFull              RESOURCE_EXHAUSTED   no room on its disk; says when to retry
+    └── JournalUnavailable       UNAVAILABLE          its database does not answer; likewise
 
 JournalNotUsable is raised at the start, where there is no caller yet.
 """

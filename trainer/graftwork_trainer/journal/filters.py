@@ -1,11 +1,14 @@
 """Turns the filters of requests into the journal's, or refuses them by the field at fault."""
 
+from collections.abc import Sequence
+
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import feedback_service_pb2 as pb
+from graftwork.v1 import generation_service_pb2 as generation_pb
 from graftwork_adapters.selector import parse_selector
 
 from graftwork_trainer.journal.messages import SOURCES
-from graftwork_trainer.journal.records import FeedbackFilter, GenerationFilter, Kind
+from graftwork_trainer.journal.records import FeedbackFilter, GenerationFilter, Kind, Origin, Source
 from graftwork_trainer.journal.rows import ORIGINS
 
 MAX_IDS = 1000
@@ -22,10 +25,7 @@ def feedback_filter(sent: pb.FeedbackFilter) -> FeedbackFilter:
             raise InvalidFieldError(
                 f"filter.kinds[{index}]", f"is {name[:40]!r}, and must be one of {known}"
             ) from None
-    for index, source in enumerate(sent.sources):
-        if source not in SOURCES:
-            raise InvalidFieldError(f"filter.sources[{index}]", f"{source} is no source")
-    after, before = _times(sent)
+    after, before = times_of(sent)
     return FeedbackFilter(
         generation_id=_plain("filter.generation_id", sent.generation_id),
         group_id=_plain("filter.group_id", sent.group_id),
@@ -33,7 +33,7 @@ def feedback_filter(sent: pb.FeedbackFilter) -> FeedbackFilter:
         tasks=(_plain("filter.task", sent.task),) if sent.task else (),
         author=_plain("filter.author", sent.author),
         kinds=tuple(kinds),
-        sources=tuple(SOURCES[source] for source in sent.sources),
+        sources=sources_of("filter.sources", sent.sources),
         after_ns=after,
         before_ns=before,
         include_superseded=sent.include_superseded,
@@ -44,11 +44,8 @@ def generation_filter(sent: pb.GenerationFilter) -> GenerationFilter:
     """Raises InvalidFieldError."""
     if len(sent.ids) > MAX_IDS:
         raise InvalidFieldError("filter.ids", f"has {len(sent.ids)} entries, and at most {MAX_IDS}")
-    for index, origin in enumerate(sent.origins):
-        if origin not in ORIGINS:
-            raise InvalidFieldError(f"filter.origins[{index}]", f"{origin} is no origin")
     adapter, version = _adapter(sent.adapter)
-    after, before = _times(sent)
+    after, before = times_of(sent)
     return GenerationFilter(
         ids=tuple(_plain(f"filter.ids[{index}]", text) for index, text in enumerate(sent.ids)),
         group_id=_plain("filter.group_id", sent.group_id),
@@ -56,7 +53,7 @@ def generation_filter(sent: pb.GenerationFilter) -> GenerationFilter:
         task=_plain("filter.task", sent.task),
         adapter=adapter,
         version=version,
-        origins=tuple(ORIGINS[origin] for origin in sent.origins),
+        origins=origins_of("filter.origins", sent.origins),
         after_ns=after,
         before_ns=before,
         with_feedback=sent.with_feedback,
@@ -73,7 +70,26 @@ def _adapter(text: str) -> tuple[str | None, int | None]:
     return selector.name, selector.version
 
 
-def _times(sent: pb.FeedbackFilter | pb.GenerationFilter) -> tuple[int | None, int | None]:
+def sources_of(field: str, sent: Sequence[pb.FeedbackSource]) -> tuple[Source, ...]:
+    """Raises InvalidFieldError."""
+    for index, source in enumerate(sent):
+        if source not in SOURCES:
+            raise InvalidFieldError(f"{field}[{index}]", f"{source} is no source that is known")
+    return tuple(SOURCES[source] for source in sent)
+
+
+def origins_of(field: str, sent: Sequence[generation_pb.Origin]) -> tuple[Origin, ...]:
+    """Raises InvalidFieldError."""
+    for index, origin in enumerate(sent):
+        if origin not in ORIGINS:
+            raise InvalidFieldError(f"{field}[{index}]", f"{origin} is no origin that is known")
+    return tuple(ORIGINS[origin] for origin in sent)
+
+
+def times_of(
+    sent: pb.FeedbackFilter | pb.GenerationFilter | pb.ExampleSelection,
+) -> tuple[int | None, int | None]:
+    """After and before, in Unix nanoseconds."""
     after = sent.after.ToNanoseconds() if sent.HasField("after") else None
     before = sent.before.ToNanoseconds() if sent.HasField("before") else None
     return after, before

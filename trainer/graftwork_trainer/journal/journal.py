@@ -14,6 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,15 +69,15 @@ class Journal:
     @classmethod
     def open(
         cls,
-        url: str,
+        place: str | Path,
         rules: Rules,
         observer: JournalObserver,
         *,
         new_id: Callable[[], str],
         **options: Any,
     ) -> "Journal":
-        """Opens the database by its URL and brings it up to date. Raises JournalNotUsable."""
-        return cls(Database.open(url), rules, observer, new_id=new_id, **options)
+        """Opens the database, a URL or a path, and migrates it. Raises JournalNotUsable."""
+        return cls(Database.open(place), rules, observer, new_id=new_id, **options)
 
     # Writing
 
@@ -160,15 +161,15 @@ class Journal:
         with self.database.read() as connection:
             return queries.count_feedback(connection, wanted)
 
-    def iterate_feedback(self, wanted: FeedbackFilter) -> Iterator[Feedback]:
-        """All of it, oldest first, read in batches: what comes meanwhile may be among it."""
+    def feedback_batches(self, wanted: FeedbackFilter) -> Iterator[list[Feedback]]:
+        """All of it, oldest first: what comes meanwhile may be among it."""
         last = ""
         while True:
             with self.database.read() as connection:
                 batch = queries.oldest_feedback(connection, wanted, last, _READ_BATCH)
             if not batch:
                 return
-            yield from batch
+            yield batch
             last = batch[-1].id
 
     def generations(self, ids: Iterable[str]) -> dict[str, Generation]:

@@ -179,25 +179,32 @@ class Judge:
         columns = (c.group_id, c.episode_id, c.task, c.input_digest, c.create_time_ns)
         found: dict[str, _Facts] = {}
         for rows in self._chunks(sa.select(key.label("key"), *columns), key, values):
-            for key_value, *rest in rows:
-                found[key_value] = _Facts(*rest)
+            for row in rows:
+                found[row.key] = _Facts(
+                    row.group_id, row.episode_id, row.task, row.input_digest, row.create_time_ns
+                )
         return found
 
     def _load_completions(self, ids: Collection[str]) -> dict[str, str]:
         """As JSON."""
         c = schema.generations.c
         query = sa.select(c.id, c.completion)
-        return {key: text for rows in self._chunks(query, c.id, ids) for key, text in rows}
+        return {row.id: row.completion for rows in self._chunks(query, c.id, ids) for row in rows}
 
     def _episode_facts(self, values: Collection[str]) -> dict[str, _Facts]:
         c = schema.generations.c
         query = sa.select(
-            c.episode_id, sa.func.min(c.task), sa.func.max(c.task), sa.func.max(c.create_time_ns)
+            c.episode_id,
+            sa.func.min(c.task).label("first"),
+            sa.func.max(c.task).label("last"),
+            sa.func.max(c.create_time_ns).label("newest"),
         ).group_by(c.episode_id)
         return {
-            episode: _Facts("", episode, first if first == last else "", "", newest)
+            row.episode_id: _Facts(
+                "", row.episode_id, row.first if row.first == row.last else "", "", row.newest
+            )
             for rows in self._chunks(query, c.episode_id, values)
-            for episode, first, last, newest in rows
+            for row in rows
         }
 
     def _feedback(

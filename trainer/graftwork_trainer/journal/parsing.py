@@ -5,7 +5,7 @@ What depends on the journal is judged by judge.py.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graftwork.status import InvalidFieldError
@@ -143,33 +143,42 @@ def _conversation(sent: generation_pb.Conversation) -> Conversation:
     )
 
 
+_TEXTS: dict[str, Callable[[str], Value]] = {
+    "label": Label,
+    "correction": Correction,
+    "demonstration": Demonstration,
+    "remark": Remark,
+}
+
+
 def _value(sent: pb.Feedback) -> Value:
-    match sent.WhichOneof("value"):
+    kind = sent.WhichOneof("value")
+    match kind:
+        case None:
+            raise InvalidFieldError("feedback.value", f"is missing: give one of {', '.join(Kind)}")
         case "thumbs":
-            if sent.thumbs not in (pb.THUMBS_UP, pb.THUMBS_DOWN):
-                raise InvalidFieldError("feedback.thumbs", "must be THUMBS_UP or THUMBS_DOWN")
-            return Thumbs(sent.thumbs == pb.THUMBS_UP)
+            value = _thumbs(sent.thumbs)
         case "reward":
-            if not math.isfinite(sent.reward):
-                raise InvalidFieldError(
-                    "feedback.reward", f"is {sent.reward}, and must be a finite number"
-                )
-            return Reward(sent.reward)
-        case "label":
-            return Label(_text("feedback.label", sent.label))
-        case "correction":
-            return Correction(_text("feedback.correction", sent.correction))
-        case "demonstration":
-            return Demonstration(_text("feedback.demonstration", sent.demonstration))
+            value = _reward(sent.reward)
         case "preference":
-            return _preference(sent.preference)
+            value = _preference(sent.preference)
         case "ranking":
-            return _ranking(sent.ranking)
-        case "remark":
-            return Remark(_text("feedback.remark", sent.remark))
+            value = _ranking(sent.ranking)
         case _:
-            kinds = ", ".join(Kind)
-            raise InvalidFieldError("feedback.value", f"is missing: give one of {kinds}")
+            value = _TEXTS[kind](_text(f"feedback.{kind}", getattr(sent, kind)))
+    return value
+
+
+def _thumbs(sent: int) -> Value:
+    if sent not in (pb.THUMBS_UP, pb.THUMBS_DOWN):
+        raise InvalidFieldError("feedback.thumbs", "must be THUMBS_UP or THUMBS_DOWN")
+    return Thumbs(sent == pb.THUMBS_UP)
+
+
+def _reward(sent: float) -> Value:
+    if not math.isfinite(sent):
+        raise InvalidFieldError("feedback.reward", f"is {sent}, and must be a finite number")
+    return Reward(sent)
 
 
 def _preference(sent: pb.Preference) -> Preference:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,7 +33,9 @@ def list_feedback(
 ) -> Page[Feedback]:
     """Raises InvalidFieldError for a token that this list has not given."""
     query = sa.select(schema.feedback).where(*_feedback_conditions(wanted))
-    rows, token = _page(connection, query, _feedback.id, wanted, page_size, page_token)
+    rows, token = _page(
+        connection, query, _feedback.id, wanted, page_size=page_size, page_token=page_token
+    )
     return Page(tuple(map(to_feedback, rows)), token)
 
 
@@ -42,7 +44,9 @@ def list_generations(
 ) -> Page[Generation]:
     """Raises InvalidFieldError for a token that this list has not given."""
     query = sa.select(schema.generations).where(*_generation_conditions(wanted))
-    rows, token = _page(connection, query, _generations.id, wanted, page_size, page_token)
+    rows, token = _page(
+        connection, query, _generations.id, wanted, page_size=page_size, page_token=page_token
+    )
     return Page(tuple(map(to_generation, rows)), token)
 
 
@@ -77,9 +81,10 @@ def _page(
     query: sa.Select[Any],
     key: sa.Column[Any],
     wanted: FeedbackFilter | GenerationFilter,
+    *,
     page_size: int,
     page_token: str,
-) -> tuple[Sequence[Mapping[str, Any]], str]:
+) -> tuple[Sequence[sa.RowMapping], str]:
     """The rows of a page, and the token of the next one."""
     last = _decode(page_token, wanted)
     if last:

@@ -77,7 +77,7 @@ def generation_row(sent: pb.Generation) -> Row:
     }
 
 
-def to_generation(row: Mapping[str, Any]) -> Generation:
+def to_generation(row: Mapping[Any, Any]) -> Generation:
     served_by = json.loads(row["served_by"])
     components = tuple(Component(**part) for part in served_by.pop("components", ()))
     return Generation(
@@ -124,7 +124,7 @@ def feedback_row(feedback: Feedback, draft: Draft, target_id: str, statement: st
     }
 
 
-def to_feedback(row: Mapping[str, Any]) -> Feedback:
+def to_feedback(row: Mapping[Any, Any]) -> Feedback:
     kind = TargetKind(row["target_kind"])
     if kind is TargetKind.PROMPT:
         target = Target(kind, prompt=_prompt_from_json(json.loads(row["prompt"])))

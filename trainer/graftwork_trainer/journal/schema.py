@@ -47,7 +47,7 @@ feedback = sa.Table(
     metadata,
     sa.Column("id", _Id, primary_key=True),
     sa.Column("target_kind", sa.Text, nullable=False),
-    # The id of the generation, group or episode; of a prompt a digest over it, its task and episode.
+    # The id of the generation, group or episode; a digest of an inline prompt with its task.
     sa.Column("target_id", sa.Text, nullable=False),
     sa.Column("prompt", sa.Text, nullable=False),  # JSON of the inline prompt, else ""
     sa.Column("group_id", _Id, nullable=False),

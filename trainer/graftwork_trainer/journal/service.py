@@ -4,11 +4,9 @@ Raises WireErrors; the server's interceptor turns them into statuses.
 """
 
 import asyncio
-import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from graftwork.status import InvalidFieldError, WireError
@@ -16,6 +14,7 @@ from graftwork.v1 import feedback_service_pb2 as pb
 from graftwork.v1 import feedback_service_pb2_grpc as pb_grpc
 from graftwork_adapters.paging import check_page_size
 
+from graftwork_trainer.journal.export import export
 from graftwork_trainer.journal.filters import MAX_IDS, feedback_filter, generation_filter
 from graftwork_trainer.journal.journal import Journal
 from graftwork_trainer.journal.judge import Outcome
@@ -30,22 +29,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
 
-class Examples(Protocol):
-    """Makes examples of the journal's feedback, one JSON object each."""
-
-    def __call__(
-        self, journal: Journal, selection: pb.ExampleSelection, *, scrub: bool
-    ) -> Iterator[dict[str, Any]]:
-        """Raises InvalidFieldError before the first example where the selection is not valid."""
-
-
 class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
     """`executor` runs what reads the database; writes wait on the journal's own thread."""
 
-    def __init__(self, journal: Journal, executor: Executor, examples: Examples) -> None:
+    def __init__(self, journal: Journal, executor: Executor) -> None:
         self._journal = journal
         self._executor = executor
-        self._examples = examples
 
     async def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: Context
@@ -129,15 +118,9 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
     ) -> AsyncIterator[pb.ExportDatasetResponse]:
         scrub = request.scrub if request.HasField("scrub") else True
         await self._run(self._journal.settle)
-        examples = await self._run(
-            lambda: self._examples(self._journal, request.selection, scrub=scrub)
-        )
-        with contextlib.ExitStack() as stack:
-            close = getattr(examples, "close", None)
-            if close is not None:
-                stack.callback(close)
-            while (chunk := await self._run(_next_chunk, examples)) is not None:
-                yield chunk
+        lines = export(self._journal, request.selection, scrub=scrub)
+        while (chunk := await self._run(_next_chunk, lines)) is not None:
+            yield chunk
 
     async def _submit(self, drafts: list[Draft]) -> list[Outcome]:
         if not drafts:
@@ -184,16 +167,15 @@ def _check_plain(request: pb.DeleteGenerationsRequest) -> None:
             raise InvalidFieldError(field, "has a null character in it")
 
 
-def _next_chunk(examples: Iterator[dict[str, Any]]) -> pb.ExportDatasetResponse | None:
+def _next_chunk(lines: Iterator[bytes]) -> pb.ExportDatasetResponse | None:
     """Whole lines of about _CHUNK_BYTES; None at the end."""
-    lines: list[bytes] = []
+    taken: list[bytes] = []
     size = 0
-    for example in examples:
-        line = json.dumps(example, ensure_ascii=False).encode() + b"\n"
-        lines.append(line)
+    for line in lines:
+        taken.append(line)
         size += len(line)
         if size >= _CHUNK_BYTES:
             break
-    if not lines:
+    if not taken:
         return None
-    return pb.ExportDatasetResponse(jsonl=b"".join(lines), num_examples=len(lines))
+    return pb.ExportDatasetResponse(jsonl=b"".join(taken), num_examples=len(taken))
