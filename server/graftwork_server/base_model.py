@@ -81,11 +81,25 @@ class BaseModel:
         self._tensors = dict(sorted(model.state_dict(keep_vars=True).items()))
         self.digest = self.compute_digest()
 
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor of the model by its name, in order; tied ones more than once."""
+        return self._tensors
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Computes with other memory from here on: equal tensors under the names of `tensors`."""
+        for name, tensor in self._tensors.items():
+            tensor.data = tensors[name]
+
     def compute_digest(self) -> str:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors as they are now."""
+        return self.digest_of(self._tensors)
+
+    def digest_of(self, tensors: Mapping[str, Tensor]) -> str:
+        """What the digest would be with these tensors under the model's names."""
         digest = hashlib.sha256(f"{self.config.architectures}:{self.quantization}".encode())
         seen: set[int] = set()
-        for name, tensor in self._tensors.items():
+        for name, tensor in sorted(tensors.items()):
             if tensor.data_ptr() in seen:
                 continue
             seen.add(tensor.data_ptr())

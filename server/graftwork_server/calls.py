@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_adapters.prompt_builder import PromptInput
 from graftwork_adapters.selector import Selector
 
-from graftwork_server.prompt import PromptInput
 from graftwork_server.random_numbers import choice_seed
 from graftwork_server.request import Grammar, SamplingParams
 

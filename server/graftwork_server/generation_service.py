@@ -13,6 +13,7 @@ import grpc
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
 from graftwork.v1 import generation_service_pb2_grpc as pb_grpc
+from graftwork_adapters.prompt_builder import PromptBuilder
 
 from graftwork_server.adapter_choice import AdapterChooser, ServingAdapter
 from graftwork_server.base_model import BaseModel
@@ -33,7 +34,6 @@ from graftwork_server.generation_stream import ChoiceOutput, GenerationStream, t
 from graftwork_server.ids import IdGenerator
 from graftwork_server.metrics import Metrics
 from graftwork_server.plan import TokenLogprob
-from graftwork_server.prompt import PromptBuilder
 from graftwork_server.request import Constraint, SamplingParams, Sequence
 from graftwork_server.request_timer import RequestTimer
 from graftwork_server.score_stream import collect_class_scores, collect_scores

@@ -23,6 +23,7 @@ from graftwork.v1 import (
 )
 from graftwork_adapters.background import background_executor
 from graftwork_adapters.limits import AdapterLimits
+from graftwork_adapters.prompt_builder import PromptBuilder
 from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
@@ -56,12 +57,12 @@ from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
 from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
-from graftwork_server.prompt import PromptBuilder
 from graftwork_server.residency import Tiers
 from graftwork_server.runner import Runner
 from graftwork_server.sampler import Sampler
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
+from graftwork_server.shared_weights import share_weights
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
@@ -93,7 +94,7 @@ class RunningServer:
 
 
 def load_base(settings: Settings) -> BaseModel:
-    """The base that the settings name, on its device."""
+    """The base that the settings name, on its device, its weights in DATA_DIR/base."""
     device = settings.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,12 +105,14 @@ def load_base(settings: Settings) -> BaseModel:
     attention.register()
     quantization = settings.model.quantization
     path = settings.model.path
-    return load_base_model(
+    base = load_base_model(
         path or ensure_default_model(),
         name=path or DISPLAY_NAME,
         quantization="int8" if quantization == "auto" else quantization,
         device=torch.device(device),
     )
+    share_weights(base, settings.data_dir / "base")
+    return base
 
 
 @contextlib.asynccontextmanager

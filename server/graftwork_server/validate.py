@@ -9,10 +9,17 @@ from collections.abc import Callable, Sequence
 
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_adapters.prompt_builder import (
+    Conversation,
+    Document,
+    Message,
+    PromptInput,
+    Text,
+    TokenIds,
+)
 from graftwork_adapters.selector import parse_name, parse_selector
 
 from graftwork_server.calls import GenerateCall, Limits, ScoreCall, WeightedSelector
-from graftwork_server.prompt import Conversation, Document, Message, PromptInput, Text, TokenIds
 from graftwork_server.request import Choice, Grammar, JsonSchema, Regex, SamplingParams
 
 ROLES = ("system", "user", "assistant")

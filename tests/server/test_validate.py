@@ -7,9 +7,9 @@ import pytest
 from google.protobuf.message import DecodeError
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import generation_service_pb2 as pb
+from graftwork_adapters.prompt_builder import Conversation, Document, Message, Text, TokenIds
 from graftwork_adapters.selector import Selector
 from graftwork_server.calls import Limits, check_score_length, tokens_to_generate
-from graftwork_server.prompt import Conversation, Document, Message, Text, TokenIds
 from graftwork_server.random_numbers import choice_seed
 from graftwork_server.request import Choice, JsonSchema, Regex, SamplingParams
 from graftwork_server.validate import RequestValidator

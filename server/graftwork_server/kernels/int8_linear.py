@@ -5,11 +5,11 @@ in_features ascending, so a row's bits do not depend on the rows beside it.
 """
 
 import torch
+from graftwork_adapters.base_file.panels import dequantize_int8
 from torch import Tensor
 from torch.nn import functional
 
 from graftwork_server.kernels.build import kernels_loaded
-from graftwork_server.kernels.panels import expand_groups, from_panels
 
 
 def int8_linear(
@@ -36,8 +36,3 @@ def int8_linear_reference(
     """The same in plain torch, on any device and with x in any float dtype."""
     weight = dequantize_int8(codes, scales, out_features)
     return functional.linear(x, weight.to(x.dtype), bias)
-
-
-def dequantize_int8(codes: Tensor, scales: Tensor, out_features: int) -> Tensor:
-    """The weight that `int8_linear` multiplies by: (out_features, in_features) float32."""
-    return from_panels(codes * expand_groups(scales, codes.shape[1]), out_features)

@@ -7,10 +7,10 @@ depend on its input and its factors only, not on its neighbours or on how many r
 from dataclasses import dataclass
 
 import torch
+from graftwork_adapters.base_file.panels import from_panels, to_panels
 from torch import Tensor
 
 from graftwork_server.kernels.build import kernels_loaded
-from graftwork_server.kernels.panels import from_panels, to_panels
 from graftwork_server.kernels.segments import Segments
 
 

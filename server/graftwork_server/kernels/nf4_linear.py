@@ -4,12 +4,11 @@ As in `int8_linear`, a row's bits on the CPU do not depend on the rows beside it
 """
 
 import torch
-from bitsandbytes.functional import get_4bit_type
+from graftwork_adapters.base_file.panels import PANEL, dequantize_nf4, to_panels
 from torch import Tensor
 from torch.nn import functional
 
 from graftwork_server.kernels.build import kernels_loaded
-from graftwork_server.kernels.panels import PANEL, expand_groups, from_panels, to_panels
 
 
 def nf4_linear(
@@ -43,10 +42,3 @@ def pack_nf4(codes: Tensor) -> Tensor:
     of a panel in the low half of byte i, output i + 16 in the high half."""
     panels = to_panels(codes)
     return panels[..., : PANEL // 2] | panels[..., PANEL // 2 :] << 4
-
-
-def dequantize_nf4(codes: Tensor, scales: Tensor, out_features: int) -> Tensor:
-    """The weight that `nf4_linear` multiplies by: (out_features, in_features) float32."""
-    table = get_4bit_type("nf4", device=codes.device)  # type: ignore[no-untyped-call]
-    values = table[torch.cat((codes & 15, codes >> 4), dim=-1).int()]
-    return from_panels(values * expand_groups(scales, codes.shape[1]), out_features)

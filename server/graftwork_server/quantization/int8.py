@@ -2,11 +2,11 @@
 does with 32). Activations stay float32, which is what keeps it near lossless."""
 
 import torch
+from graftwork_adapters.base_file.panels import dequantize_int8, to_panels
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graftwork_server.kernels.int8_linear import dequantize_int8, int8_linear
-from graftwork_server.kernels.panels import to_panels
+from graftwork_server.kernels.int8_linear import int8_linear
 from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
 _GROUPS = (64, 32, 16)

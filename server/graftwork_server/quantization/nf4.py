@@ -15,11 +15,11 @@ from bitsandbytes.functional import (
     dequantize_blockwise,
     quantize_4bit,
 )
+from graftwork_adapters.base_file.panels import dequantize_nf4, to_panels
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graftwork_server.kernels.nf4_linear import dequantize_nf4, nf4_linear, pack_nf4
-from graftwork_server.kernels.panels import to_panels
+from graftwork_server.kernels.nf4_linear import nf4_linear, pack_nf4
 from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
 _BLOCK = 64  # weights that share a scale, along the rows laid end to end

@@ -1,6 +1,6 @@
 import torch
+from graftwork_adapters.base_file.panels import to_panels
 from graftwork_server.kernels.nf4_linear import nf4_linear, nf4_linear_reference, pack_nf4
-from graftwork_server.kernels.panels import to_panels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

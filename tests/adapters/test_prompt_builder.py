@@ -1,7 +1,6 @@
 import pytest
 from graftwork.status import InvalidFieldError
-from graftwork_adapters.prompt_file import Example, VersionPrompt
-from graftwork_server.prompt import (
+from graftwork_adapters.prompt_builder import (
     Conversation,
     Document,
     Message,
@@ -9,6 +8,7 @@ from graftwork_server.prompt import (
     Text,
     TokenIds,
 )
+from graftwork_adapters.prompt_file import Example, VersionPrompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing

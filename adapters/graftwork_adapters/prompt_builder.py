@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import jinja2
 from graftwork.status import InvalidFieldError
-from graftwork_adapters.prompt_file import INPUT, VersionPrompt
 from tokenizers import Tokenizer
+
+from graftwork_adapters.prompt_file import INPUT, VersionPrompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

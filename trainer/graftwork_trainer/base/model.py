@@ -1,0 +1,95 @@
+"""A model to train on, built over a base's folder without a copy of its weights."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from graftwork_adapters.base_file.description import BaseFileDescription
+from graftwork_adapters.base_file.reader import map_base
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from graftwork_trainer.base.cuda_linear import build_linear4bit
+from graftwork_trainer.base.frozen_linear import FrozenLinear, Workspace
+from graftwork_trainer.base.packed_rows import PACKED_ATTENTION, register_packed_attention
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBase:
+    """What recipes train on."""
+
+    model: PreTrainedModel  # frozen; take a tree of one's own with `fresh_model`
+    tokenizer: PreTrainedTokenizerFast
+    description: BaseFileDescription
+
+    def fresh_model(self) -> PreTrainedModel:
+        """A tree of modules of its own over the same tensors, for PEFT and TRL to change."""
+        shared = [*self.model.parameters(), *self.model.buffers()]
+        return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+
+
+def load_training_base(folder: Path, device: torch.device | None = None) -> TrainingBase:
+    """Builds the model over the folder that the server wrote; on the CPU nothing is copied.
+
+    Raises InvalidBaseFile where the folder is damaged.
+    """
+    device = device or torch.device("cpu")
+    base = map_base(folder)
+    register_packed_attention()
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder),
+            dtype=torch.float32,
+            attn_implementation=PACKED_ATTENTION,
+        )
+    workspace = Workspace()
+    for name, packed in base.description.packed.items():
+        own = _tensors_of(name, base.tensors)
+        if packed.packing == "nf4_blocks":
+            module: nn.Module = build_linear4bit(packed, own, device)
+        else:
+            module = FrozenLinear(
+                packed,
+                codes=own["codes"],
+                scales=own["scales"],
+                bias=own.get("bias"),
+                workspace=workspace,
+            )
+        model.set_submodule(name, module)
+    _fill(model, base.tensors)
+    model.requires_grad_(requires_grad=False)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
+    return TrainingBase(model.eval(), AutoTokenizer.from_pretrained(folder), base.description)
+
+
+def _tensors_of(module: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{module}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts the file's tensors where the model has none yet; tied ones stay one parameter."""
+    parameters: dict[int, nn.Parameter] = {}
+    for module_name, module in model.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        for name, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if not empty.is_meta:
+                continue
+            tensor = tensors[prefix + name]
+            module.register_parameter(
+                name,
+                parameters.setdefault(tensor.data_ptr(), nn.Parameter(tensor, requires_grad=False)),
+            )
