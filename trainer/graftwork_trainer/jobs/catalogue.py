@@ -17,3 +17,7 @@ class Catalogue:
 
     recipe_formats: Mapping[str, tuple[str, ...]]
     methods: frozenset[str]  # PEFT's names
+
+    def formats_of(self, recipe: str) -> tuple[str, ...]:
+        """Of a known recipe, or of the default one where it is ""."""
+        return self.recipe_formats[recipe or DEFAULT_RECIPE]

@@ -1,6 +1,6 @@
 """What can be wrong with a training job. Every leaf knows its gRPC code and its reason.
 
-WireError                      client/graftwork/status.py
+TrainerError                   errors.py
 └── JobError
     ├── UnknownJob             NOT_FOUND            no job under this id
     ├── UnknownPolicy          NOT_FOUND            no policy of this name
@@ -14,12 +14,12 @@ WireError                      client/graftwork/status.py
 from collections.abc import Iterable
 
 import grpc
-from graftwork.status import WireError
 
+from graftwork_trainer.errors import TrainerError
 from graftwork_trainer.jobs.states import JobState
 
 
-class JobError(WireError):
+class JobError(TrainerError):
     """Root of the errors of training jobs."""
 
 

@@ -33,9 +33,7 @@ def parse_policy(policy: pb.TrainingPolicy, catalogue: Catalogue) -> PolicyChang
     return change
 
 
-def parse_update(
-    policy: pb.TrainingPolicy, mask: FieldMask, catalogue: Catalogue
-) -> PolicyChange:
+def parse_update(policy: pb.TrainingPolicy, mask: FieldMask, catalogue: Catalogue) -> PolicyChange:
     """What an UpdateTrainingPolicyRequest changes."""
     parse_name(policy.name, field="policy.name")
     known = ", ".join(UPDATABLE)
@@ -43,9 +41,7 @@ def parse_update(
         raise InvalidFieldError("update_mask", f"must name any of {known}")
     for path in mask.paths:
         if path not in UPDATABLE:
-            raise InvalidFieldError(
-                "update_mask", f"{path[:80]!r} cannot be updated; {known} can"
-            )
+            raise InvalidFieldError("update_mask", f"{path[:80]!r} cannot be updated; {known} can")
     return _change(policy, tuple(mask.paths), catalogue)
 
 

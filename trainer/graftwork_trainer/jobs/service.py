@@ -8,45 +8,31 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf import empty_pb2
 from graftwork.status import InvalidFieldError
-from graftwork.v1 import feedback_service_pb2, training_service_pb2_grpc
 from graftwork.v1 import training_service_pb2 as pb
-from graftwork_adapters.directory import Directory
-from graftwork_adapters.errors import AdapterError
+from graftwork.v1 import training_service_pb2_grpc
 from graftwork_adapters.messages import mutation_request
 from graftwork_adapters.paging import check_page_size
-from graftwork_adapters.selector import parse_name, parse_selector
+from graftwork_adapters.selector import parse_name
 
-from graftwork_trainer.jobs.catalogue import Catalogue
-from graftwork_trainer.jobs.errors import NoReport, NothingToTrainOn
+from graftwork_trainer.jobs.creation import JobCreator
+from graftwork_trainer.jobs.errors import NoReport
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.messages import STATE_OF_MESSAGE, job_message, policy_message
 from graftwork_trainer.jobs.policy_fields import check_starts, parse_policy, parse_update
 from graftwork_trainer.jobs.policy_store import PolicyStore
-from graftwork_trainer.jobs.spec import JobSpec
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.jobs.supervisor import Supervisor
-from graftwork_trainer.jobs.validate import parse_spec
 
 _WATCH_INTERVAL_S = 0.1  # progress that comes faster is told together
 
 Result = TypeVar("Result")
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class Examples(Protocol):
-    """What the journal and the snapshots hold. Both wait for the disk."""
-
-    def takes_any(self, selection: feedback_service_pb2.ExampleSelection) -> bool:
-        """Whether a selection takes any example now."""
-
-    def check_snapshot(self, digest: str) -> None:
-        """Raises WireError for a snapshot that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +43,7 @@ class TrainingParts:
     policies: PolicyStore
     supervisor: Supervisor
     folders: JobFolders
-    catalogue: Catalogue
-    adapters: Directory
-    examples: Examples
+    creator: JobCreator
 
 
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
@@ -70,26 +54,16 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         self._policies = parts.policies
         self._supervisor = parts.supervisor
         self._folders = parts.folders
-        self._catalogue = parts.catalogue
-        self._adapters = parts.adapters
-        self._examples = parts.examples
+        self._creator = parts.creator
+        self._catalogue = parts.creator.catalogue
         self._executor = executor
 
     async def CreateTrainingJob(
         self, request: pb.CreateTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         mutation = mutation_request(request.request_id, request)
-        if (earlier := await self._run(self._store.recall, mutation)) is not None:
-            return job_message(self._supervisor.latest(earlier))
-        spec = parse_spec(request.spec, self._catalogue)
-        wanted = pb.TrainingJobSpec()
-        wanted.CopyFrom(request.spec)
-        if spec.initial_version:
-            wanted.initial_version = self._exact(spec.initial_version)
-        await self._check_dataset(spec)
-        record = await self._run(self._store.create, wanted, request=mutation)
-        self._supervisor.wake()
-        return job_message(record)
+        record = await self._creator.create(request.spec, request=mutation)
+        return job_message(self._supervisor.latest(record))
 
     async def GetTrainingJob(
         self, request: pb.GetTrainingJobRequest, context: Context
@@ -141,9 +115,7 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         return pb.TrainingReport(
             markdown=report.markdown,
             json=report.json,
-            plots=[
-                pb.TrainingReport.Plot(filename=name, png=data) for name, data in report.plots
-            ],
+            plots=[pb.TrainingReport.Plot(filename=name, png=data) for name, data in report.plots],
         )
 
     async def CreateTrainingPolicy(
@@ -206,22 +178,6 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
     ) -> empty_pb2.Empty:
         await self._run(self._policies.delete, request.name)
         return empty_pb2.Empty()
-
-    def _exact(self, initial_version: str) -> str:
-        """The "name@version" that a selector stands for now."""
-        field = "spec.initial_version"
-        try:
-            return self._adapters.lookup(parse_selector(initial_version, field=field)).selector
-        except AdapterError as error:
-            error.field = field
-            raise
-
-    async def _check_dataset(self, spec: JobSpec) -> None:
-        dataset = spec.dataset
-        if dataset.snapshot:
-            await self._run(self._examples.check_snapshot, dataset.snapshot)
-        elif not await self._run(self._examples.takes_any, dataset.selection):
-            raise NothingToTrainOn(dataset.selection.tasks, dataset.selection.format)
 
     async def _run(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         """To its end, though the caller may have hung up."""

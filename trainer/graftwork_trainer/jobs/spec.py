@@ -10,6 +10,8 @@ from typing import Any
 
 from graftwork.v1 import feedback_service_pb2
 
+from graftwork_trainer.evaluation.gate_spec import GateSpec
+
 
 class PromotionMode(enum.Enum):
     NONE = "none"  # registered only
@@ -56,19 +58,6 @@ class SearchSpec:
     trials: int
     parameters: tuple[str, ...]
     steps_per_trial: int | None  # None: a quarter of the job's
-
-
-@dataclass(frozen=True, slots=True)
-class GateSpec:
-    """None: not looked at."""
-
-    min_accuracy: float | None = None
-    min_f1: float | None = None
-    max_regression: float = 0.01
-    min_gain_over_base: float = 0.0
-    max_other_task_regression: float = 0.02
-    max_examples: int = 200
-    few_shot: int = 4  # examples in the prompt; 0: not compared with
 
 
 @dataclass(frozen=True, slots=True)

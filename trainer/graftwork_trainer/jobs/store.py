@@ -198,6 +198,11 @@ class JobStore:
         }
         return self._update_running(job_id, ended, canary)
 
+    def note(self, job_id: str, message: str) -> None:
+        """Says what became of an ended job's candidate."""
+        with self._database.write() as connection:
+            connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(message=message))
+
     def requeue(self, job_id: str, message: str) -> JobRecord:
         """Puts a running job back: it goes on before those that came after it."""
         return self._update_running(job_id, {"state": JobState.QUEUED.value, "message": message})

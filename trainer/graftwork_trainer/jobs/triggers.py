@@ -45,10 +45,9 @@ def job_spec(policy: PolicyRecord, now_ns: int) -> pb.TrainingJobSpec:
     """What the policy starts now: its spec, with feedback until now."""
     spec = pb.TrainingJobSpec()
     spec.CopyFrom(policy.spec)
-    before = _timestamp(now_ns)
     selection = spec.dataset.selection
     if not selection.HasField("before") or selection.before.ToNanoseconds() > now_ns:
-        selection.before.CopyFrom(before)
+        selection.before.CopyFrom(_timestamp(now_ns))
     return spec
 
 

@@ -12,11 +12,11 @@ from graftwork.v1 import training_service_pb2 as pb
 from graftwork_adapters.selector import parse_name, parse_selector
 
 from graftwork_trainer.datasets.examples import FORMATS
+from graftwork_trainer.evaluation.gate_spec import GateSpec
 from graftwork_trainer.jobs.catalogue import DEFAULT_METHOD, DEFAULT_RECIPE, Catalogue
 from graftwork_trainer.jobs.checks import Fields
 from graftwork_trainer.jobs.spec import (
     DatasetSpec,
-    GateSpec,
     Hyperparameters,
     JobSpec,
     LimitsSpec,
@@ -59,7 +59,7 @@ def parse_spec(spec: pb.TrainingJobSpec, catalogue: Catalogue, *, path: str = "s
         hyperparameters=hyperparameters,
         initial_version=initial_version,
         search=_search(spec, hyperparameters, fields) if spec.HasField("search") else None,
-        gate=parse_gate(spec.gate, f"{path}.gate"),
+        gate=GateSpec.from_message(spec.gate, f"{path}.gate"),
         promotion=parse_promotion(spec.promotion, f"{path}.promotion"),
         limits=parse_limits(spec.limits, f"{path}.limits"),
         recipe_options=_plain(spec.recipe_options),
@@ -122,19 +122,6 @@ def parse_hyperparameters(spec: pb.Hyperparameters, path: str) -> Hyperparameter
             f"got {group}",
         )
     return parsed
-
-
-def parse_gate(spec: pb.GateSpec, path: str) -> GateSpec:
-    number = Fields(spec, path).number
-    return GateSpec(
-        min_accuracy=number("min_accuracy", None, at_least=0, at_most=1),
-        min_f1=number("min_f1", None, at_least=0, at_most=1),
-        max_regression=number("max_regression", 0.01, at_least=0, at_most=1),
-        min_gain_over_base=number("min_gain_over_base", 0.0, at_least=-1, at_most=1),
-        max_other_task_regression=number("max_other_task_regression", 0.02, at_least=0, at_most=1),
-        max_examples=number("max_examples", 200, at_least=1, at_most=100_000),
-        few_shot=number("few_shot", 4, at_least=0, at_most=64),
-    )
 
 
 def parse_promotion(spec: pb.PromotionSpec, path: str) -> PromotionSpec:
