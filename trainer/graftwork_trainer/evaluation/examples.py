@@ -1,26 +1,30 @@
 """The examples that contenders are asked: a snapshot's lines, as prompts with their right answers.
 
-Of the five formats those with one right answer are asked: `sft` and `classification`; of
-`preference` the chosen answer is taken for right.
+Formats with one right answer are asked: `sft` and `classification`, and of `preference` the chosen
+answer is taken for right.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from graftwork import Conversation, Document, Message
 from graftwork.types import Prompt
 
-from graftwork_trainer.evaluation.errors import InvalidSnapshot
+from graftwork_trainer.datasets import prompts
+from graftwork_trainer.datasets.examples import (
+    ClassificationExample,
+    Example,
+    PreferenceExample,
+    SftExample,
+    parse_line,
+)
 
 # Answers of a task are classes when so few different ones stand for so many examples.
 _MAX_CLASSES = 50
 _MIN_EXAMPLES_PER_CLASS = 3
-_ANSWER_FIELDS = {"sft": "completion", "classification": "completion", "preference": "chosen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +41,13 @@ class EvaluationExample:
 def read_examples(path: Path) -> list[EvaluationExample]:
     """The examples of a snapshot's .jsonl file that have a right answer, in its order.
 
-    A file that is not there holds none. Raises InvalidSnapshot that names file and line.
+    Raises InvalidExample that names file, line and field, and OSError.
     """
-    if not path.exists():
-        return []
-    found = []
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                example = _example(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InvalidSnapshot(f"{path.name}, line {number}: no example: {error}") from error
-            if example is not None:
-                found.append(example)
-    return found
+        parsed = [
+            parse_line(line, f"{path.name} line {number}") for number, line in enumerate(lines, 1)
+        ]
+    return [found for example in parsed if (found := _example(example)) is not None]
 
 
 def sample(examples: Sequence[EvaluationExample], limit: int) -> list[EvaluationExample]:
@@ -91,28 +88,29 @@ def digest_of(examples: Iterable[EvaluationExample]) -> str:
     return digest.hexdigest()
 
 
-def _example(value: dict[str, Any]) -> EvaluationExample | None:
-    answer_field = _ANSWER_FIELDS.get(value["format"])
-    if answer_field is None:
-        return None
-    is_class = value["format"] == "classification"
-    return EvaluationExample(
-        str(value["id"]), value["task"], _prompt(value["prompt"]), value[answer_field], is_class
-    )
+def _example(example: Example) -> EvaluationExample | None:
+    match example:
+        case SftExample() | ClassificationExample():
+            answer = example.completion
+        case PreferenceExample():
+            answer = example.chosen
+        case _:
+            return None
+    is_class = isinstance(example, ClassificationExample)
+    return EvaluationExample(example.id, example.task, _prompt(example.prompt), answer, is_class)
 
 
-def _prompt(value: dict[str, Any]) -> Prompt:
-    if "messages" in value:
-        return Conversation(
-            tuple(Message(turn["role"], turn["content"]) for turn in value["messages"]),
-            tuple(
-                Document(document["text"], document.get("title", ""))
-                for document in value.get("documents", ())
-            ),
-        )
-    if "text" in value:
-        return str(value["text"])
-    return tuple(int(token) for token in value["token_ids"])
+def _prompt(prompt: prompts.Prompt) -> Prompt:
+    match prompt:
+        case prompts.Text(text):
+            return text
+        case prompts.TokenIds(ids):
+            return ids
+        case prompts.Conversation(messages, documents):
+            return Conversation(
+                tuple(Message(turn.role, turn.content) for turn in messages),
+                tuple(Document(document.text, document.title) for document in documents),
+            )
 
 
 def _hash(text: str) -> bytes:

@@ -22,6 +22,12 @@ class Split(enum.Enum):
     GOLDEN = "golden"
 
 
+def task_name(task: str, split: Split) -> str:
+    """For people: the task, and the split where it is not the usual one."""
+    name = task or "(no task)"
+    return name if split is Split.VALIDATION else f"{name} (golden set)"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one contender made of one example. After an `error` nothing else is known."""
@@ -47,8 +53,7 @@ class TaskEvidence:
 
     @property
     def name(self) -> str:
-        """For people: the task, and the split where it is not the usual one."""
-        return self.task if self.split is Split.VALIDATION else f"{self.task} (golden set)"
+        return task_name(self.task, self.split)
 
     def answered(self, *roles: Role) -> list[int]:
         """Positions of the examples that all these contenders could answer."""

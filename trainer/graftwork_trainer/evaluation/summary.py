@@ -8,7 +8,7 @@ import numpy as np
 
 from graftwork_trainer.evaluation import metrics
 from graftwork_trainer.evaluation.intervals import Estimate, Indices, bootstrap, wilson
-from graftwork_trainer.evaluation.outcomes import Role, TaskEvidence
+from graftwork_trainer.evaluation.outcomes import Role, Split, TaskEvidence, task_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Summary:
     text. Intervals are of 95%."""
 
     task: str
-    split: str
+    split: Split
     role: Role
     num_examples: int
     num_unanswered: int
@@ -32,10 +32,15 @@ class Summary:
     f1: Estimate | None
     classification: metrics.ClassificationMetrics | None
 
+    @property
+    def name(self) -> str:
+        """As `TaskEvidence.name`."""
+        return task_name(self.task, self.split)
+
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             "task": self.task,
-            "split": self.split,
+            "split": self.split.value,
             "contender": self.role.value,
             "num_examples": self.num_examples,
             "num_unanswered": self.num_unanswered,
@@ -67,7 +72,7 @@ def summarize(evidence: TaskEvidence, role: Role) -> Summary:
     words = metrics.mean_words(references)
     return Summary(
         task=evidence.task,
-        split=evidence.split.value,
+        split=evidence.split,
         role=role,
         num_examples=len(positions),
         num_unanswered=len(evidence.references) - len(positions),
