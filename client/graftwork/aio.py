@@ -11,6 +11,7 @@ import grpc
 from graftwork import requests, responses
 from graftwork.aio_adapters import AsyncAdapters
 from graftwork.aio_calls import AsyncCalls
+from graftwork.aio_feedback import AsyncFeedbackJournal
 from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Pem
 from graftwork.errors import from_rpc_error
 from graftwork.requests import GenerateOptions
@@ -102,6 +103,7 @@ class AsyncClient:
         self._calls = AsyncCalls(connection)
         self._stub = GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
         self.adapters = AsyncAdapters(self._calls)
+        self.feedback = AsyncFeedbackJournal(self._calls)
 
     async def generate(
         self,

@@ -12,6 +12,7 @@ from graftwork.adapters import Adapters
 from graftwork.calls import Calls
 from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Pem
 from graftwork.errors import from_rpc_error
+from graftwork.feedback import FeedbackJournal
 from graftwork.requests import GenerateOptions
 from graftwork.streams import Assembly
 from graftwork.types import Delta, Generation, Model, Prompt, ScoreResult, Tokenization
@@ -99,6 +100,7 @@ class Client:
         self._calls = Calls(connection)
         self._stub = GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
         self.adapters = Adapters(self._calls)
+        self.feedback = FeedbackJournal(self._calls)
 
     def generate(
         self,

@@ -2,7 +2,8 @@
 
 GraftworkError
 ├── InvalidArgument      a value is not acceptable; `field` names it (also a ValueError)
-├── NotFound             no such adapter or version
+├── NotFound             no such adapter, version or generation
+├── AlreadyExists        this author has given such feedback before
 ├── PermissionDenied     the credentials are missing, or do not allow this
 ├── FailedPrecondition   not in this state: another base, a rank over the cap, a live version
 ├── ResourceExhausted    the queue or a quota is full; `retry_after_s` says when to try again
@@ -55,6 +56,10 @@ class NotFound(GraftworkError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class AlreadyExists(GraftworkError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
 class PermissionDenied(GraftworkError):
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -86,6 +91,7 @@ class Internal(GraftworkError):
 _LEAVES: tuple[type[GraftworkError], ...] = (
     InvalidArgument,
     NotFound,
+    AlreadyExists,
     PermissionDenied,
     FailedPrecondition,
     ResourceExhausted,

@@ -14,7 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message as Protobuf
 
 from graftwork.errors import InvalidArgument
-from graftwork.types import Conversation, Message, Prompt
+from graftwork.types import Conversation, Message, Origin, Prompt
 from graftwork.v1 import adapter_service_pb2 as adapter_pb
 from graftwork.v1 import generation_service_pb2 as generation_pb
 
@@ -48,8 +48,15 @@ class GenerateOptions(TypedDict, total=False):
     priority: int | None  # higher goes first; in [-100, 100] [0]
     episode_id: str  # ties the generations of one conversation or task together [""]
     store: bool | None  # whether the generation may be kept in the journal [True]
+    task: str  # what it is for: feedback on one task trains one adapter [the adapter's name]
+    origin: Origin | None  # what it is made for [a user]
 
 
+ORIGINS = {
+    Origin.USER: generation_pb.ORIGIN_USER,
+    Origin.ROLLOUT: generation_pb.ORIGIN_ROLLOUT,
+    Origin.EVALUATION: generation_pb.ORIGIN_EVALUATION,
+}
 SAMPLING_FIELDS = (
     "temperature",
     "top_p",
@@ -75,6 +82,7 @@ _PLAIN_FIELDS = (
     "priority",
     "episode_id",
     "store",
+    "task",
 )
 _CONSTRAINT_FIELDS = ("json_schema", "regex", "choice")
 
@@ -92,12 +100,20 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> generation_pb.
         values["stop"] = [values["stop"]]
     for name in _PLAIN_FIELDS:
         if name in values:
-            _set(request, name, values[name], name)
+            set_field(request, name, values[name], name)
     for name in SAMPLING_FIELDS:
         if name in values:
-            _set(request.sampling, name, values[name], f"sampling.{name}")
+            set_field(request.sampling, name, values[name], f"sampling.{name}")
+    if "origin" in values:
+        request.origin = _origin(values["origin"])
     _set_constraint(request.constraint, values)
     return request
+
+
+def _origin(origin: Origin) -> generation_pb.Origin:
+    if origin not in ORIGINS:
+        raise InvalidArgument(f"origin: cannot be {reprlib.repr(origin)}", field="origin")
+    return ORIGINS[origin]
 
 
 def _set_adapters(
@@ -111,8 +127,8 @@ def _set_adapters(
         )
     for index, (selector, weight) in enumerate(adapters.items()):
         part, path = request.adapters.add(), f"adapters[{index}]"
-        _set(part, "adapter", selector, f"{path}.adapter")
-        _set(part, "weight", weight, f"{path}.weight")
+        set_field(part, "adapter", selector, f"{path}.adapter")
+        set_field(part, "weight", weight, f"{path}.weight")
 
 
 def _set_constraint(constraint: generation_pb.Constraint, values: Mapping[str, Any]) -> None:
@@ -124,11 +140,11 @@ def _set_constraint(constraint: generation_pb.Constraint, values: Mapping[str, A
     for name in given:
         path, value = f"constraint.{name}", values[name]
         if name == "choice":
-            _set(constraint.choice, "values", value, path)
+            set_field(constraint.choice, "values", value, path)
         elif name == "json_schema" and not isinstance(value, str):
-            _set(constraint, name, _to_json(value, path), path)
+            set_field(constraint, name, _to_json(value, path), path)
         else:
-            _set(constraint, name, value, path)
+            set_field(constraint, name, value, path)
 
 
 def _to_json(schema: Mapping[str, Any], path: str) -> str:
@@ -149,18 +165,18 @@ def score_request(
     if isinstance(completions, str):
         raise InvalidArgument("completions: a list is wanted, not one string", field="completions")
     request = generation_pb.ScoreRequest()
-    _set(request, "adapter", adapter, "adapter")
+    set_field(request, "adapter", adapter, "adapter")
     _set_adapters(request, {} if adapters is None else adapters)
     if adapter_scale is not None:
-        _set(request, "adapter_scale", adapter_scale, "adapter_scale")
+        set_field(request, "adapter_scale", adapter_scale, "adapter_scale")
     _set_prompt(request, prompt)
     for index, completion in enumerate(completions):
         part, path = request.completions.add(), f"completions[{index}]"
         if isinstance(completion, str):
-            _set(part, "text", completion, path)
+            set_field(part, "text", completion, path)
         else:
             part.token_ids.SetInParent()
-            _set(part.token_ids, "ids", completion, path)
+            set_field(part.token_ids, "ids", completion, path)
     return request
 
 
@@ -179,13 +195,13 @@ def _set_prompt(
     prompt: Prompt,
 ) -> None:
     if isinstance(prompt, str):
-        _set(request, "text", prompt, "text")
+        set_field(request, "text", prompt, "text")
     elif isinstance(prompt, Conversation):
-        _set_conversation(request.conversation, prompt)
+        set_conversation(request.conversation, prompt)
     elif _are_token_ids(prompt):
-        _set(request.token_ids, "ids", prompt, "token_ids")  # type: ignore[union-attr]
+        set_field(request.token_ids, "ids", prompt, "token_ids")  # type: ignore[union-attr]
     elif isinstance(prompt, Sequence) and len(prompt):
-        _set_conversation(request.conversation, Conversation(prompt))  # type: ignore[arg-type]
+        set_conversation(request.conversation, Conversation(prompt))  # type: ignore[arg-type]
     else:
         raise InvalidArgument(
             f"prompt: a string, messages or token ids are wanted, not {reprlib.repr(prompt)}",
@@ -200,7 +216,7 @@ def _are_token_ids(prompt: Prompt) -> bool:
     return all(isinstance(item, SupportsIndex) for item in prompt)
 
 
-def _set_conversation(target: generation_pb.Conversation, conversation: Conversation) -> None:
+def set_conversation(target: generation_pb.Conversation, conversation: Conversation) -> None:
     target.SetInParent()
     for index, message in enumerate(conversation.messages):
         path = f"conversation.messages[{index}]"
@@ -215,12 +231,12 @@ def _set_conversation(target: generation_pb.Conversation, conversation: Conversa
                 f" not {reprlib.repr(message)}",
                 field=path,
             )
-        _set(part, "role", role, f"{path}.role")
-        _set(part, "content", content, f"{path}.content")
+        set_field(part, "role", role, f"{path}.role")
+        set_field(part, "content", content, f"{path}.content")
     for index, document in enumerate(conversation.documents):
         passage, path = target.documents.add(), f"conversation.documents[{index}]"
-        _set(passage, "title", document.title, f"{path}.title")
-        _set(passage, "text", document.text, f"{path}.text")
+        set_field(passage, "title", document.title, f"{path}.title")
+        set_field(passage, "text", document.text, f"{path}.text")
 
 
 def create_version_request(
@@ -231,12 +247,12 @@ def create_version_request(
     task_id: int | None = None,
 ) -> adapter_pb.CreateAdapterVersionRequest:
     request = adapter_pb.CreateAdapterVersionRequest(request_id=request_id or new_request_id())
-    _set(request, "adapter", adapter, "adapter")
-    _set(request, "source", os.fspath(source), "source")
+    set_field(request, "adapter", adapter, "adapter")
+    set_field(request, "source", os.fspath(source), "source")
     if make_live is not None:
         request.make_live = make_live
     if task_id is not None:
-        _set(request, "task_id", task_id, "task_id")
+        set_field(request, "task_id", task_id, "task_id")
     return request
 
 
@@ -245,11 +261,11 @@ def upload_header(
 ) -> adapter_pb.UploadAdapterVersionRequest:
     request = adapter_pb.UploadAdapterVersionRequest()
     request.header.request_id = request_id or new_request_id()
-    _set(request.header, "adapter", adapter, "header.adapter")
+    set_field(request.header, "adapter", adapter, "header.adapter")
     if make_live is not None:
         request.header.make_live = make_live
     if task_id is not None:
-        _set(request.header, "task_id", task_id, "header.task_id")
+        set_field(request.header, "task_id", task_id, "header.task_id")
     return request
 
 
@@ -264,15 +280,15 @@ def update_request(
     """Masks what is not None; an empty split ends the split."""
     request = adapter_pb.UpdateAdapterRequest(request_id=request_id or new_request_id())
     paths: list[str] = []
-    _set(request.adapter, "name", name, "adapter.name")
+    set_field(request.adapter, "name", name, "adapter.name")
     if live_version is not None:
-        _set(request.adapter, "live_version", live_version, "adapter.live_version")
+        set_field(request.adapter, "live_version", live_version, "adapter.live_version")
         paths.append("live_version")
     if traffic_split is not None:
         for version, percent in traffic_split.items():
             share = request.adapter.traffic_split.add()
-            _set(share, "version", version, "adapter.traffic_split.version")
-            _set(share, "percent", percent, "adapter.traffic_split.percent")
+            set_field(share, "version", version, "adapter.traffic_split.version")
+            set_field(share, "percent", percent, "adapter.traffic_split.percent")
         paths.append("traffic_split")
     if pinned is not None:
         request.adapter.pinned = pinned
@@ -299,7 +315,7 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def _set(message: Protobuf, name: str, value: Any, path: str) -> None:
+def set_field(message: Protobuf, name: str, value: Any, path: str) -> None:
     """Sets a scalar, repeated or map field. Protobuf's own errors name no field."""
     try:
         target = getattr(message, name)

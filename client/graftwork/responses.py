@@ -60,7 +60,7 @@ def _choice(message: generation_pb.Choice) -> Choice:
         generation_id=message.generation_id,
         text=message.text,
         token_ids=tuple(message.token_ids),
-        finish_reason=_finish_reason(message.finish_reason),
+        finish_reason=finish_reason(message.finish_reason),
         stop_string=message.stop_string,
         logprobs=logprobs(message.logprobs),
     )
@@ -72,13 +72,13 @@ def delta(message: generation_pb.ChoiceDelta) -> Delta:
         generation_id=message.generation_id,
         text=message.text,
         token_ids=tuple(message.token_ids),
-        finish_reason=_finish_reason(message.finish_reason),
+        finish_reason=finish_reason(message.finish_reason),
         stop_string=message.stop_string,
         logprobs=logprobs(message.logprobs),
     )
 
 
-def _finish_reason(value: int) -> FinishReason | None:
+def finish_reason(value: int) -> FinishReason | None:
     return _FINISH_REASONS.get(value, FinishReason.UNKNOWN)
 
 

@@ -46,6 +46,15 @@ class FinishReason(enum.Enum):
     UNKNOWN = "unknown"  # a reason that this client is too old to know
 
 
+class Origin(enum.Enum):
+    """What a generation is made for."""
+
+    USER = "user"
+    ROLLOUT = "rollout"  # by a policy in training
+    EVALUATION = "evaluation"
+    UNKNOWN = "unknown"  # one that this client is too old to know
+
+
 class Residency(enum.Enum):
     """The fastest tier that holds a version's weights."""
 
