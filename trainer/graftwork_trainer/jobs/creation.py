@@ -1,4 +1,4 @@
-"""Queues jobs, for callers and for policies: what must be checked against the server, then a row."""
+"""Queues jobs, for callers and policies, once they are checked against what the server holds."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

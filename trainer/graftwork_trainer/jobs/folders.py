@@ -14,6 +14,7 @@ from pathlib import Path
 from graftwork_trainer.jobs.errors import UnknownJob
 
 WORK = "work"
+TENSORBOARD = "tensorboard"
 REPORT = "report"
 JOB_FILE = "job.json"
 

@@ -59,7 +59,7 @@ def parse_spec(spec: pb.TrainingJobSpec, catalogue: Catalogue, *, path: str = "s
         hyperparameters=hyperparameters,
         initial_version=initial_version,
         search=_search(spec, hyperparameters, fields) if spec.HasField("search") else None,
-        gate=GateSpec.from_message(spec.gate, f"{path}.gate"),
+        gate=parse_gate(spec.gate, f"{path}.gate"),
         promotion=parse_promotion(spec.promotion, f"{path}.promotion"),
         limits=parse_limits(spec.limits, f"{path}.limits"),
         recipe_options=_plain(spec.recipe_options),
@@ -122,6 +122,25 @@ def parse_hyperparameters(spec: pb.Hyperparameters, path: str) -> Hyperparameter
             f"got {group}",
         )
     return parsed
+
+
+def parse_gate(spec: pb.GateSpec, path: str) -> GateSpec:
+    number = Fields(spec, path).number
+    defaults = GateSpec()
+    return GateSpec(
+        min_accuracy=number("min_accuracy", None, at_least=0, at_most=1),
+        min_f1=number("min_f1", None, at_least=0, at_most=1),
+        max_regression=number("max_regression", defaults.max_regression, at_least=0, at_most=1),
+        # A negative gain is how much worse than the base is still acceptable.
+        min_gain_over_base=number(
+            "min_gain_over_base", defaults.min_gain_over_base, at_least=-1, at_most=1
+        ),
+        max_other_task_regression=number(
+            "max_other_task_regression", defaults.max_other_task_regression, at_least=0, at_most=1
+        ),
+        max_examples=number("max_examples", defaults.max_examples, at_least=1, at_most=100_000),
+        few_shot=number("few_shot", defaults.few_shot, at_least=0, at_most=64),
+    )
 
 
 def parse_promotion(spec: pb.PromotionSpec, path: str) -> PromotionSpec:
