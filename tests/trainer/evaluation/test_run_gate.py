@@ -192,3 +192,11 @@ def test_the_report_has_everything(snapshot: Path):
     page = (folder / "report.md").read_text()
     for part in ("spam (positive)", "| 4 | pruned | –", "![loss](loss.png)", "| sms-spam | all |"):
         assert part in page
+
+
+def test_classes_that_read_like_formulas_are_drawn(snapshot: Path):
+    for path in snapshot.glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"completion": "spam"', r'"completion": "$\\x$"'))
+    answerer = lambda text: r"$\x$" if right(text) == "spam" else "ham"  # noqa: E731
+    client = FakeClient({"": always("ham"), "spam@1": answerer})
+    assert gate(client, snapshot, "spam@1").passed

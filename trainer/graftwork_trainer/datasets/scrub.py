@@ -15,7 +15,7 @@ result, and scrubbing what is scrubbed changes nothing.
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import NamedTuple, TypeAlias
 
@@ -105,7 +105,7 @@ def _scrub_piece(piece: str) -> str:
 def _secret_patterns() -> Iterator[re.Pattern[str]]:
     """The whole of what detect-secrets matches: its own results leave out parts of some tokens."""
     own = {"IPPublicDetector", "PrivateKeyDetector", "JwtTokenDetector"}
-    detectors: dict[str, type[BasePlugin]] = get_mapping_from_secret_type_to_class()
+    detectors: Mapping[str, type[BasePlugin]] = get_mapping_from_secret_type_to_class()
     for detector in detectors.values():
         plugin = detector()
         if isinstance(plugin, RegexBasedDetector) and detector.__name__ not in own:

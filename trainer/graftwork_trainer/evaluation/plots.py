@@ -23,6 +23,7 @@ _COLORS = {
 }
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _DPI = 110
+_LONGEST_NAME = 48
 
 
 def draw_metrics(path: Path, summaries: Sequence[Summary]) -> None:
@@ -121,13 +122,14 @@ def _bars(
         axis.text(end, position, f" {estimate.value:.3f}", va="center", fontsize=9)
     axis.set_yticks(range(len(items)), [item.role.value for item in items])
     axis.set_ylim(len(items) - 0.4, -0.6)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(_plain(title), fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _confusion(axis: Axes, name: str, found: ClassificationMetrics) -> None:
     rows = [list(row) for row in found.confusion]
-    columns = [*found.labels, "no class"]
+    labels = [_plain(label) for label in found.labels]
+    columns = [*labels, "no class"]
     if not any(row[-1] for row in rows):
         rows, columns = [row[:-1] for row in rows], columns[:-1]
     shares = [[count / max(sum(row), 1) for count in row] for row in rows]
@@ -137,10 +139,18 @@ def _confusion(axis: Axes, name: str, found: ClassificationMetrics) -> None:
             color = "white" if shares[y][x] > 0.5 else "black"
             axis.text(x, y, str(count), ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(columns)), columns, rotation=45 if len(columns) > 3 else 0)
-    axis.set_yticks(range(len(found.labels)), list(found.labels))
+    axis.set_yticks(range(len(labels)), labels)
     axis.set_xlabel("predicted")
     axis.set_ylabel("right")
-    axis.set_title(name, fontsize=10)
+    axis.set_title(_plain(name), fontsize=10)
+
+
+def _plain(text: str) -> str:
+    """Short, on one line, and no formula: matplotlib reads what stands between dollar signs."""
+    text = " ".join(text.split())
+    return (text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…").replace(
+        "$", r"\$"
+    )
 
 
 def _dot(points: Sequence[object]) -> str:
