@@ -9,13 +9,15 @@ import click
 
 from graftwork.cli import console
 from graftwork.cli.failures import Command, explain, print_error
-from graftwork.cli.generation import describe, print_stream
+from graftwork.cli.generation import describe, print_ids, print_stream
 from graftwork.cli.options import (
     SETTINGS,
     adapter_options,
+    ids_option,
     settings_options,
     stop_option,
     store_option,
+    task_option,
     to_adapters,
 )
 from graftwork.cli.session import Session, pass_session
@@ -39,7 +41,9 @@ Ctrl-C stops an answer, and what came of it stays in the conversation."""
 @click.option("--system", metavar="TEXT", help="A system message.")
 @settings_options
 @stop_option
+@task_option
 @store_option
+@ids_option
 @pass_session
 def chat(
     session: Session,
@@ -49,7 +53,9 @@ def chat(
     adapter_scale: float | None,
     system: str | None,
     stop: tuple[str, ...],
+    task: str | None,
     store: bool | None,
+    show_ids: bool,
     **settings: Any,
 ) -> None:
     """Talk with the base or an adapter.
@@ -58,7 +64,7 @@ def chat(
 
     With stdin from a pipe, each of its lines is a turn, and only answers go to stdout.
     """
-    fixed = {"stop": stop, "store": store}
+    fixed = {"stop": stop, "store": store, "task": task}
     talk = Chat(
         session.client,
         adapters=adapters,
@@ -66,6 +72,7 @@ def chat(
         system=system,
         settings=settings,
         fixed=fixed,
+        show_ids=show_ids,
     )
     if sys.stdin.isatty():
         console.note("/help lists the commands, Ctrl-D leaves")
@@ -106,6 +113,7 @@ class Chat:
         system: str | None,
         settings: dict[str, Any],
         fixed: dict[str, Any],
+        show_ids: bool,
     ) -> None:
         self.adapter = " ".join(adapters)  # as it is shown
         self.failed = False
@@ -115,6 +123,7 @@ class Chat:
         self._system = system
         self._settings = {name: value for name, value in settings.items() if value is not None}
         self._fixed = fixed
+        self._show_ids = show_ids
         self._turns: list[Message] = []
         self._episode_id = str(uuid.uuid4())  # also keeps a traffic split on one version
         self._commands: dict[str, Callable[[str], None]] = {
@@ -168,6 +177,8 @@ class Chat:
             console.note("stopped" if said else "\nstopped")  # not on the line of the ^C
         elif console.interactive():
             console.note(describe(stream.result))
+        if said and self._show_ids:
+            print_ids(stream.result)
         if said:
             self._turns = [*asked, Message("assistant", "".join(said))]
 

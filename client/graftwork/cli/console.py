@@ -8,7 +8,7 @@ import enum
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -65,6 +65,16 @@ def progress_bar(text: str) -> Iterator[ProgressCallback]:
     ) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def counter(text: str) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many are done where nobody knows of how many."""
+    if not interactive():
+        yield lambda _: None
+        return
+    with Console(stderr=True).status(text) as status:
+        yield lambda number: status.update(f"{text}: {number:,}")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

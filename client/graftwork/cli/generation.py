@@ -12,10 +12,12 @@ from graftwork.cli.options import (
     PairType,
     adapter_options,
     chat_options,
+    ids_option,
     json_option,
     settings_options,
     stop_option,
     store_option,
+    task_option,
     to_adapters,
     to_prompt,
 )
@@ -71,7 +73,9 @@ from graftwork.types import Generation, TokenLogprob
 @click.option(
     "--episode-id", default="", metavar="ID", help="Ties the generations of one task together."
 )
+@task_option
 @store_option
+@ids_option
 @json_option
 @pass_session
 def generate(
@@ -82,6 +86,7 @@ def generate(
     chat: bool,
     system: str | None,
     as_json: bool,
+    show_ids: bool,
     adapters: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -109,6 +114,14 @@ def generate(
         _print_choices(result)
     if console.interactive():
         console.note(describe(result))
+    if show_ids:
+        print_ids(result)
+
+
+def print_ids(result: Generation) -> None:
+    """What feedback refers to, one line for each answer, on stderr."""
+    for choice in result.choices:
+        click.echo(choice.generation_id, err=True)
 
 
 def _print_choices(result: Generation) -> None:

@@ -8,6 +8,7 @@ from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from graftwork.cli import plugins
 from graftwork.cli.adapters import adapters
 from graftwork.cli.chat import chat
+from graftwork.cli.feedback import feedback
 from graftwork.cli.generation import generate, model, score, tokenize
 from graftwork.cli.session import Session
 
@@ -75,5 +76,5 @@ def main(
     ctx.call_on_close(session.close)
 
 
-for command in (generate, chat, score, tokenize, model, adapters):
+for command in (generate, chat, score, tokenize, model, adapters, feedback):
     main.add_command(command)

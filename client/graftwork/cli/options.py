@@ -4,14 +4,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from graftwork.types import Message, Prompt
+from graftwork.feedback_types import Source
+from graftwork.types import Message, Origin, Prompt
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+SOURCES = [source.value for source in Source if source is not Source.UNKNOWN]
+ORIGINS = [origin.value for origin in Origin if origin is not Origin.UNKNOWN]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,30 @@ stop_option = click.option(
 store_option = click.option(
     "--store/--no-store", default=None, help="Whether the server may keep it in its journal."
 )
+task_option = click.option(
+    "--task", metavar="NAME", help="What it is for; feedback on it trains one adapter."
+)
+ids_option = click.option(
+    "--show-ids", is_flag=True, help="Print each generation's id, for feedback, to stderr."
+)
+author_option = click.option("--author", default="", metavar="ID", help="Who gives it.")
+source_option = click.option(
+    "--source", type=click.Choice(SOURCES), default="human", show_default=True
+)
+
+
+def time_options(function: F) -> F:
+    function = click.option("--before", type=click.DateTime(), help="Before this local time.")(
+        function
+    )
+    return click.option("--after", type=click.DateTime(), help="From this local time on.")(function)
+
+
+def aware(time: datetime | None) -> Any:
+    """A local time with its zone."""
+    return None if time is None else time.astimezone()
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
