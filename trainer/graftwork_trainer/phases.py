@@ -90,10 +90,10 @@ class JobPhases:
     def _snapshot(self) -> Snapshot:
         root, dataset = Path(self._order.snapshots), self._spec.dataset
         digest = self._file.state.snapshot or dataset.snapshot
-        if digest:
+        if dataset.settings is None or digest:
             snapshot = snapshots.open_snapshot(root, digest)
         else:
-            examples = exported(self._client, dataset.settings)
+            examples = exported(self._order.server, dataset.settings)
             snapshot = snapshots.build(examples, dataset.settings, root)
         self._file.update(snapshot=snapshot.digest)
         self._tell(events.Snapshot(snapshot.digest))

@@ -83,5 +83,8 @@ class JobCreator:
     async def _check_dataset(self, dataset: DatasetSpec) -> None:
         if dataset.snapshot:
             await self.off_loop(self.examples.check_snapshot, dataset.snapshot)
-        elif not await self.off_loop(self.examples.takes_any, dataset.selection):
-            raise NothingToTrainOn(dataset.selection.tasks, dataset.selection.format)
+        if dataset.settings is None:
+            return
+        selection = dataset.settings.selection
+        if not await self.off_loop(self.examples.takes_any, selection):
+            raise NothingToTrainOn(selection.tasks, selection.format)

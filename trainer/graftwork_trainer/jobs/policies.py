@@ -64,6 +64,9 @@ class PolicyRunner:
         creator = self._creator
         formats = creator.catalogue.formats_of(policy.spec.recipe)
         dataset = parse_dataset(policy.spec.dataset, formats, "policy.spec.dataset")
+        if dataset.settings is None:
+            return False
+        selection = dataset.settings.selection
         situation = PolicySituation(
             active_jobs=await creator.off_loop(creator.store.active_jobs_of, policy.name),
             new_feedback=await creator.off_loop(creator.examples.count_feedback, dataset.selection),

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graftwork.v1 import feedback_service_pb2
-
+from graftwork_trainer.datasets.settings import DatasetSettings
 from graftwork_trainer.evaluation.gate_spec import GateSpec
 
 
@@ -21,18 +20,10 @@ class PromotionMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """How a data set is made. Either `snapshot` is set or `selection` has a format."""
+    """One of the two is set."""
 
-    selection: feedback_service_pb2.ExampleSelection  # not to be changed
+    settings: DatasetSettings | None = None
     snapshot: str = ""  # digest of an earlier one, used as it is
-    scrub: bool = True
-    validation_share: float = 0.1
-    golden_share: float = 0.05
-    duplicate_similarity: float = 0.9  # 1: exact duplicates only
-    max_per_class: int = 0  # 0: all
-    mixture: Mapping[str, float] | None = None  # weights by task; None: by size
-    augmentation: int = 0  # copies for each example
-    balance: float = 0.0  # 0: classes keep their sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,16 @@ that is not acceptable, or that contradicts another."""
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
+from graftwork.status import InvalidFieldError
 from graftwork.v1 import feedback_service_pb2
 from graftwork.v1 import training_service_pb2 as pb
 from graftwork_adapters.selector import parse_name, parse_selector
 
 from graftwork_trainer.datasets.examples import FORMATS
+from graftwork_trainer.datasets.settings import DatasetSettings
 from graftwork_trainer.evaluation.gate_spec import GateSpec
 from graftwork_trainer.jobs.catalogue import DEFAULT_METHOD, DEFAULT_RECIPE, Catalogue
 from graftwork_trainer.jobs.checks import Fields
@@ -29,6 +30,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 SEARCHABLE = ("learning_rate", "rank", "epochs", "batch_size")
 MAX_TRIALS = 100
 
+_MAX_HELD_OUT = 0.9
 _MAX_STEPS = 10_000_000
 _MAX_BATCH = 4096
 _MAX_TOKENS = 1 << 20
@@ -71,28 +73,23 @@ def parse_dataset(spec: pb.DatasetSpec, formats: tuple[str, ...], path: str) -> 
     fields = Fields(spec, path)
     if spec.snapshot:
         _check_snapshot(spec, fields)
-        return DatasetSpec(
-            selection=feedback_service_pb2.ExampleSelection(), snapshot=spec.snapshot
-        )
-    number = fields.number
-    parsed = DatasetSpec(
-        selection=_selection(spec.selection, formats, f"{path}.selection"),
-        scrub=spec.scrub if spec.HasField("scrub") else True,
-        validation_share=number("validation_share", 0.1, at_least=0.01, at_most=0.5),
-        golden_share=number("golden_share", 0.05, at_least=0, at_most=0.5),
-        duplicate_similarity=number("duplicate_similarity", 0.9, above=0, at_most=1),
-        max_per_class=number("max_per_class", 0, at_least=0),
-        mixture=_mixture(spec, fields),
-        augmentation=number("augmentation", 0, at_least=0, at_most=20),
-        balance=number("balance", 0.0, at_least=0, at_most=1),
-    )
-    if parsed.validation_share + parsed.golden_share > 0.9:
+        return DatasetSpec(snapshot=spec.snapshot)
+    filled = pb.DatasetSpec()
+    filled.CopyFrom(spec)
+    filled.selection.CopyFrom(_selection(spec.selection, formats, f"{path}.selection"))
+    _check_mixture(spec, fields)
+    try:
+        settings = DatasetSettings.from_spec(filled)
+    except InvalidFieldError as error:
+        below = (error.field or "").removeprefix("dataset")
+        raise InvalidFieldError(f"{path}{below}", error.description) from None
+    if settings.validation_share + settings.golden_share > _MAX_HELD_OUT:
         raise fields.fail(
             "golden_share",
-            f"with validation_share {parsed.validation_share:g} it leaves too little to train on; "
-            "together they must be at most 0.9",
+            f"and validation_share must be at most {_MAX_HELD_OUT} together, so that enough is "
+            "left to train on",
         )
-    return parsed
+    return DatasetSpec(settings=settings)
 
 
 def parse_hyperparameters(spec: pb.Hyperparameters, path: str) -> Hyperparameters:
@@ -231,21 +228,16 @@ def _check_snapshot(spec: pb.DatasetSpec, fields: Fields) -> None:
             )
 
 
-def _mixture(spec: pb.DatasetSpec, fields: Fields) -> Mapping[str, float] | None:
-    if not spec.mixture:
-        return None
-    for task, weight in spec.mixture.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise fields.fail(
-                "mixture", f"the weight of {task[:80]!r} must be above 0; got {weight:g}"
-            )
-        if spec.selection.tasks and task not in spec.selection.tasks:
-            raise fields.fail(
-                "mixture", f"names task {task[:80]!r}, which selection.tasks does not"
-            )
-    if missing := sorted(set(spec.selection.tasks) - spec.mixture.keys()):
+def _check_mixture(spec: pb.DatasetSpec, fields: Fields) -> None:
+    tasks = set(spec.selection.tasks)
+    if not spec.mixture or not tasks:
+        return
+    if unknown := sorted(spec.mixture.keys() - tasks):
+        raise fields.fail(
+            "mixture", f"names task {unknown[0][:80]!r}, which selection.tasks does not"
+        )
+    if missing := sorted(tasks - spec.mixture.keys()):
         raise fields.fail("mixture", f"has no weight for task {missing[0][:80]!r}: give it one")
-    return dict(spec.mixture)
 
 
 def _search(
