@@ -70,6 +70,9 @@ generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
 bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
 	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
 
+bench-methods: setup model ## Measure batches of every adapter method against the bare base
+	$(BIN)/python -m benchmarks.bench_methods $(ARGS)
+
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
@@ -100,4 +103,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-hot soak model clean
+	bench-mixed bench-methods bench-hot soak model clean

@@ -155,14 +155,19 @@ def save_bottlenecks(
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def load_bottlenecks(model: nn.Module, folder: Path) -> dict[str, BottleneckBlock]:
-    """Adds the blocks of a folder that `save_bottlenecks` wrote, with their weights."""
+def read_bottleneck_config(folder: Path) -> BottleneckConfig:
+    """The config that `save_bottlenecks` wrote."""
     fields = json.loads((folder / CONFIG_FILE).read_text())
     names = BottleneckConfig.__dataclass_fields__
     values = {name: value for name, value in fields.items() if name in names}
     if values.get("layers_to_transform") is not None:
         values["layers_to_transform"] = tuple(values["layers_to_transform"])
-    blocks = add_bottlenecks(model, BottleneckConfig(**values))
+    return BottleneckConfig(**values)
+
+
+def load_bottlenecks(model: nn.Module, folder: Path) -> dict[str, BottleneckBlock]:
+    """Adds the blocks of a folder that `save_bottlenecks` wrote, with their weights."""
+    blocks = add_bottlenecks(model, read_bottleneck_config(folder))
     tensors = load_file(folder / WEIGHTS_FILE)
     for name, block in blocks.items():
         start = f"{PREFIX}{name}."

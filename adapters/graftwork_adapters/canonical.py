@@ -36,6 +36,26 @@ class LowRank:
 
 
 @dataclass(frozen=True, slots=True)
+class KhatriRaoPair(LowRank):
+    """A pair whose factors are products of smaller ones, which say as much in less memory: row
+    i * r + j of A is first_a[i] * second_a[j], and column i * r + j of B first_b[:, i] *
+    second_b[:, j]."""
+
+    first_a: Tensor  # (r, in_features)
+    second_a: Tensor  # the same
+    first_b: Tensor  # (out_features, r)
+    second_b: Tensor  # the same
+
+    @classmethod
+    def of(
+        cls, first_a: Tensor, second_a: Tensor, first_b: Tensor, second_b: Tensor
+    ) -> "KhatriRaoPair":
+        a = (first_a.unsqueeze(1) * second_a.unsqueeze(0)).flatten(0, 1)
+        b = (first_b.unsqueeze(2) * second_b.unsqueeze(1)).flatten(1)
+        return cls(a, b, first_a, second_a, first_b, second_b)
+
+
+@dataclass(frozen=True, slots=True)
 class OutputScale:
     """`y = scale * (x W^T + low rank) + b`: the bias stays outside, as in DoRA."""
 

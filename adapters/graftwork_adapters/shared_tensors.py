@@ -4,7 +4,8 @@ memory for as long as any adapter uses them."""
 import hashlib
 import threading
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ class SharedTensors:
     digest: str
     a: Tensor
     b: Tensor
+    _derived: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+
+    def derived(
+        self, key: str, make: Callable[["SharedTensors"], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `make` computes from them, under a name of its own: made once, and held as long."""
+        with _derivation_lock:
+            if key not in self._derived:
+                self._derived[key] = make(self)
+            return self._derived[key]
 
     def to(self, device: torch.device) -> "SharedTensors":
         """The one copy on `device`."""
@@ -29,6 +40,7 @@ _held: "weakref.WeakValueDictionary[tuple[str, torch.device], SharedTensors]" = 
     weakref.WeakValueDictionary()
 )
 _lock = threading.Lock()
+_derivation_lock = threading.Lock()
 
 
 def share(a: Tensor, b: Tensor) -> SharedTensors:

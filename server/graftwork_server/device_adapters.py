@@ -14,13 +14,27 @@ from torch import Tensor, nn
 from graftwork_server.attention import GatedRun, PrefixWrite
 from graftwork_server.base_model import BaseModel
 from graftwork_server.edited_module import EditedModule
+from graftwork_server.kernels.input_transforms import InputTable, KernelInput, transform_inputs
 from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
+from graftwork_server.kernels.pair_rotation import (
+    KernelPairRotation,
+    PairRotationTable,
+    rotate_pairs,
+)
 from graftwork_server.kernels.segments import Segments
+from graftwork_server.kernels.terms import KernelTerm, TermTable, add_terms
 from graftwork_server.packed_adapter import PackedAdapter, PackedModule
 from graftwork_server.packed_parts import PackedParts
-from graftwork_server.packed_terms import PackedTerm, add_terms
-from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, transform_rows
+from graftwork_server.packed_terms import PackedTerm
+from graftwork_server.packed_terms import add_terms as add_torch_terms
+from graftwork_server.packed_transforms import (
+    PackedBlockRotations,
+    PackedInput,
+    PackedPairRotation,
+    PackedScale,
+    transform_rows,
+)
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
@@ -42,9 +56,12 @@ class GraftedLinear(nn.Module):
         self._output_scale = OutputScaleTable(max_slots, shape.out_features)
         self._low_rank_slots: set[int] = set()
         self._output_scale_slots: set[int] = set()
-        self._inputs: dict[int, PackedInput] = {}
-        self._terms: dict[int, PackedTerm] = {}
-        self._rotations: dict[int, PackedPairRotation] = {}
+        self._inputs = InputTable(max_slots)
+        self._terms = TermTable(max_slots)
+        self._rotations = PairRotationTable(max_slots)
+        self._torch_inputs: dict[int, PackedInput] = {}
+        self._torch_terms: dict[int, PackedTerm] = {}
+        self._torch_rotations: dict[int, PackedPairRotation] = {}
         self._step = step
         self._is_head = is_head  # the head sees the rows whose logits are wanted, not all tokens
 
@@ -55,12 +72,20 @@ class GraftedLinear(nn.Module):
         if module.scale is not None or module.bias is not None:
             self._output_scale.set(slot, module.scale, module.bias)
             self._output_scale_slots.add(slot)
-        if module.input is not None:
-            self._inputs[slot] = module.input
-        if module.term is not None:
-            self._terms[slot] = module.term
-        if module.rotation is not None:
-            self._rotations[slot] = module.rotation
+        match module.input:
+            case KernelInput():
+                self._inputs.place(slot, module.input)
+            case PackedScale() | PackedBlockRotations():
+                self._torch_inputs[slot] = module.input
+        match module.rotation:
+            case KernelPairRotation():
+                self._rotations.place(slot, module.rotation)
+            case PackedPairRotation():
+                self._torch_rotations[slot] = module.rotation
+        if isinstance(module.term, KernelTerm):
+            self._terms.place(slot, module.term)
+        elif module.term is not None:
+            self._torch_terms[slot] = module.term
 
     def clear(self, slot: int) -> None:
         if slot in self._low_rank_slots:
@@ -69,30 +94,39 @@ class GraftedLinear(nn.Module):
         if slot in self._output_scale_slots:
             self._output_scale.clear(slot)
             self._output_scale_slots.remove(slot)
-        self._inputs.pop(slot, None)
-        self._terms.pop(slot, None)
-        self._rotations.pop(slot, None)
+        for table in (self._inputs, self._terms, self._rotations):
+            table.clear(slot)
+        for entries in (self._torch_inputs, self._torch_terms, self._torch_rotations):
+            entries.pop(slot, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         segments = self._step.logit_rows if self._is_head else self._step.tokens
         if self._is_head:
             self._step.head_input = x
-        runs = segments.runs
-        if runs and self._inputs:
-            rows = x.reshape(-1, x.shape[-1])
-            x = transform_rows(rows, self._inputs, runs).view(x.shape)
-        y: Tensor = self.base(x)
-        if runs:
-            rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-            if self._low_rank_slots:
-                add_low_rank(out, rows, self._low_rank, segments)
-            if self._terms:
-                add_terms(out, rows, self._terms, runs)
-            if self._output_scale_slots:
-                apply_output_scale(out, self._output_scale, segments)
-            if self._rotations:
-                y = transform_rows(out, self._rotations, runs).view(y.shape)
+        if not segments.runs:
+            unchanged: Tensor = self.base(x)
+            return unchanged
+        rows = x.reshape(-1, x.shape[-1])
+        if self._inputs.concerns(segments):
+            rows = transform_inputs(rows, self._inputs, segments)
+        if self._torch_inputs:
+            rows = transform_rows(rows, self._torch_inputs, segments.runs)
+        y: Tensor = self.base(rows.view(x.shape))
+        out = y.view(-1, y.shape[-1])
+        slots = segments.slots
+        if not slots.isdisjoint(self._low_rank_slots):
+            add_low_rank(out, rows, self._low_rank, segments)
+        if self._terms.concerns(segments):
+            add_terms(out, rows, self._terms, segments)
+        if self._torch_terms:
+            add_torch_terms(out, rows, self._torch_terms, segments.runs)
+        if not slots.isdisjoint(self._output_scale_slots):
+            apply_output_scale(out, self._output_scale, segments)
+        if self._rotations.concerns(segments):
+            rotate_pairs(out, self._rotations, segments)
+        if self._torch_rotations:
+            y = transform_rows(out, self._torch_rotations, segments.runs).view(y.shape)
         return y
 
 

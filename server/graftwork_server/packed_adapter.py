@@ -4,13 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from graftwork_adapters.canonical import LoweredAdapter, ModuleAdapter
-from graftwork_adapters.canonical_linear import BiasedScale, PairRotation
+from graftwork_adapters.canonical import KhatriRaoPair, LoweredAdapter, ModuleAdapter
+from graftwork_adapters.canonical_linear import (
+    AddedTerm,
+    BiasedScale,
+    InputTransform,
+    PairRotation,
+)
 from graftwork_adapters.pacing import paced
 from torch import Tensor
 
 from graftwork_server.base_model import BaseModel
+from graftwork_server.kernels.build import kernels_loaded
+from graftwork_server.kernels.input_transforms import KernelInput
 from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.kernels.pair_rotation import KernelPairRotation
+from graftwork_server.kernels.terms import KernelTerm, pack_kernel_term
 from graftwork_server.packed_parts import PackedParts, pack_parts
 from graftwork_server.packed_terms import PackedTerm, pack_term
 from graftwork_server.packed_transforms import PackedInput, PackedPairRotation, pack_input
@@ -24,9 +33,10 @@ class PackedModule:
     low_rank: PackedLowRank | None
     scale: Tensor | None  # (out_features,) float32
     bias: Tensor | None  # (out_features,) float32
-    input: PackedInput | None = None
-    term: PackedTerm | None = None
-    rotation: PackedPairRotation | None = None
+    # For the kernels, or, where they are not loaded or know no such kind, for torch.
+    input: KernelInput | PackedInput | None = None
+    term: KernelTerm | PackedTerm | None = None
+    rotation: KernelPairRotation | PackedPairRotation | None = None
 
     def tensors(self) -> list[Tensor]:
         found = [vector for vector in (self.scale, self.bias) if vector is not None]
@@ -76,33 +86,63 @@ def pack_adapter(
 def _pack_module(
     module: ModuleAdapter, base: BaseModel, name: str, factor_dtype: torch.dtype | None
 ) -> PackedModule:
-    low_rank = None
-    if module.low_rank is not None:
-        a, b = module.low_rank.a, module.low_rank.b
-        dtype = factor_dtype or torch.promote_types(a.dtype, b.dtype)
-        low_rank = PackedLowRank.pack(a.to(base.device, dtype), b.to(base.device, dtype))
+    has_kernels = base.device.type == "cpu" and kernels_loaded()
+    low_rank, added = module.low_rank, module.added_term
+    term: KernelTerm | PackedTerm | None = None
+    if has_kernels and isinstance(low_rank, KhatriRaoPair) and added is None:
+        in_features = base.linear_modules[name].in_features
+        term = pack_kernel_term(low_rank, in_features, factor_dtype or torch.float32)
+        low_rank = None
+    pair = None
+    if low_rank is not None:
+        dtype = factor_dtype or torch.promote_types(low_rank.a.dtype, low_rank.b.dtype)
+        factors = low_rank.a.to(base.device, dtype), low_rank.b.to(base.device, dtype)
+        pair = PackedLowRank.pack(*factors)
     scale = module.output_scale.scale.float() if module.output_scale is not None else None
     bias = module.bias_delta.delta.float() if module.bias_delta is not None else None
     if scale is not None and base.linear_modules[name].has_bias:
         # The base has added its bias b before the scale: s (y - b) + b = s y + (1 - s) b.
         kept = (1 - scale) * base.bias(name).cpu()
         bias = kept if bias is None else bias + kept
-    rotation: PackedPairRotation | None = None
+    rotation: KernelPairRotation | PackedPairRotation | None = None
     match module.output_transform:
         case BiasedScale(outer):
             scale = outer if scale is None else scale * outer
             bias = None if bias is None else bias * outer
+        case PairRotation() if has_kernels:
+            rotation = KernelPairRotation.pack(module.output_transform)
         case PairRotation():
             rotation = PackedPairRotation.pack(module.output_transform, base.device)
-    changed, term = module.input_transform, module.added_term
     return PackedModule(
-        low_rank,
+        pair,
         _to_device(scale, base),
         _to_device(bias, base),
-        input=None if changed is None else pack_input(changed, base.device),
-        term=None if term is None else pack_term(term, base.device),
+        input=_pack_input(module.input_transform, base, factor_dtype),
+        term=_pack_term(added, base, name, factor_dtype) if term is None else term,
         rotation=rotation,
     )
+
+
+def _pack_input(
+    transform: InputTransform | None, base: BaseModel, factor_dtype: torch.dtype | None
+) -> KernelInput | PackedInput | None:
+    if transform is None:
+        return None
+    if base.device.type == "cpu" and kernels_loaded():
+        return KernelInput.pack(transform, factor_dtype or torch.float32)
+    return pack_input(transform, base.device)
+
+
+def _pack_term(
+    term: AddedTerm | None, base: BaseModel, name: str, factor_dtype: torch.dtype | None
+) -> KernelTerm | PackedTerm | None:
+    if term is None:
+        return None
+    packed: KernelTerm | None = None
+    if base.device.type == "cpu" and kernels_loaded():
+        in_features = base.linear_modules[name].in_features
+        packed = pack_kernel_term(term, in_features, factor_dtype or torch.float32)
+    return pack_term(term, base.device) if packed is None else packed
 
 
 def _to_device(vector: Tensor | None, base: BaseModel) -> Tensor | None:

@@ -21,10 +21,9 @@ from peft import (
     VeraConfig,
 )
 
-from tests.adapters.methods.parity import with_linears
 from tests.support.engine import TinyEngine
 from tests.support.peft_adapters import lora_config, reference_logits, save_random_adapter
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model, with_linears
 
 # PEFT's SHiRA remarks on sparse tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")

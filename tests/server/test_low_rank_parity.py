@@ -6,10 +6,9 @@ import pytest
 import torch
 from peft import AdaLoraConfig, DeloraConfig, LoHaConfig, MissConfig, PeftConfig, VBLoRAConfig
 
-from tests.adapters.methods.parity import with_linears
 from tests.support.engine import TinyEngine
 from tests.support.peft_adapters import reference_logits, save_random_adapter
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model, with_linears
 
 TOLERANCE = 1e-3
 

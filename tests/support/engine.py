@@ -3,6 +3,7 @@ adapter folder, computed by the server's Runner in chunks of any size."""
 
 import copy
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 from tests.server.sampling.tiny_tokenizers import byte_level
 
 BLOCK_SIZE = 4
-NUM_BLOCKS = 256
+NUM_BLOCKS = 384
 
 
 class RecordingRunner(Runner):
@@ -39,6 +40,15 @@ class RecordingRunner(Runner):
     def _read_out(self, plan, sequences, logits) -> StepResult:
         self.last_logits = logits.clone()
         return super()._read_out(plan, sequences, logits)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What became of the rows that the scheduler ran."""
+
+    sequences: list[Sequence]  # finished
+    logits: list[Tensor]  # of each sequence's sampled tokens: (num_tokens, vocab_size) float32
+    scheduler: Scheduler
 
 
 class TinyEngine:
@@ -163,31 +173,65 @@ class TinyEngine:
         max_running: int = 64,
         num_blocks: int = NUM_BLOCKS,
     ) -> tuple[list[list[int]], Scheduler]:
-        """Greedy continuations through the real scheduler, and that scheduler, for its counts.
+        """Greedy continuations through the real scheduler, and that scheduler, for its counts."""
+        served = self.serve(
+            folders,
+            prompts,
+            num_tokens,
+            max_tokens_per_step=max_tokens_per_step,
+            max_running=max_running,
+            num_blocks=num_blocks,
+        )
+        return [sequence.output_token_ids for sequence in served.sequences], served.scheduler
+
+    def serve(
+        self,
+        folders: Seq[Path | None],
+        prompts: Seq[list[int]],
+        num_tokens: int,
+        *,
+        max_tokens_per_step: int = 64,
+        max_running: int = 64,
+        num_blocks: int = NUM_BLOCKS,
+        times: int = 1,
+    ) -> "Served":
+        """Greedy continuations through the real scheduler, of all rows as many times as asked, one
+        time after the other; the result is of the last.
 
         Few `num_blocks` force preemption; a prompt given again, once the first has left room within
         `max_running`, hits the prefix cache.
         """
         scheduler = self._scheduler(max_tokens_per_step, max_running, num_blocks)
         slots, num_virtual = self._place(folders, scheduler)
-        sequences = {
-            row: Sequence(
-                row,
-                (*(-1 - i for i in range(num_virtual[row])), *prompt),
-                SamplingParams(seed=0),
-                max_tokens=num_tokens,
-                adapter_digest="" if folders[row] is None else str(folders[row]),
-            )
-            for row, prompt in enumerate(prompts)
-        }
+        for turn in range(times):
+            sequences = {
+                row: Sequence(
+                    row,
+                    (*(-1 - i for i in range(num_virtual[index])), *prompt),
+                    SamplingParams(seed=0),
+                    max_tokens=num_tokens,
+                    adapter_digest="" if folders[index] is None else str(folders[index]),
+                )
+                for index, prompt in enumerate(prompts)
+                for row in [turn * len(prompts) + index]
+            }
+            logits = self._run_all(scheduler, sequences)
+        self._clear(slots)
+        return Served(list(sequences.values()), logits, scheduler)
+
+    def _run_all(self, scheduler: Scheduler, sequences: dict[int, Sequence]) -> list[Tensor]:
+        """Until all are finished; the logits of each one's sampled tokens."""
         for sequence in sequences.values():
             scheduler.add(sequence)
+        logits: dict[int, list[Tensor]] = {row: [] for row in sequences}
         now = 0.0
         while (plan := scheduler.schedule(now)) is not None:
-            scheduler.update(plan, self.runner.execute(plan, sequences))
+            result = self.runner.execute(plan, sequences)
+            for sampled, row in zip(result.sampled, self.runner.last_logits, strict=True):
+                logits[sampled.sequence_id].append(row)
+            scheduler.update(plan, result)
             now += 1.0
-        self._clear(slots)
-        return [sequence.output_token_ids for sequence in sequences.values()], scheduler
+        return [torch.stack(rows) for rows in logits.values()]
 
     def _scheduler(self, max_tokens_per_step: int, max_running: int, num_blocks: int) -> Scheduler:
         return Scheduler(

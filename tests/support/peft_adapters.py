@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from graftwork_adapters import bottleneck
+from graftwork_adapters.peft_config import TASK_ID_FIELD
 from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -49,9 +50,16 @@ def save_random_adapter(
     model: nn.Module, config: PeftConfig, folder: Path, *, seed: int, strength: float = 0.02
 ) -> Path:
     """Writes an adapter of `model` whose trainable weights are drawn from N(0, strength^2)."""
-    generator = torch.Generator().manual_seed(seed)
     with peft_remarks_ignored():
         peft_model = get_peft_model(alias(model), copy.deepcopy(config))  # PEFT fills it in
+    return save_drawn_anew(peft_model, folder, seed=seed, strength=strength)
+
+
+def save_drawn_anew(
+    peft_model: PeftModel, folder: Path, *, seed: int, strength: float = 0.02
+) -> Path:
+    """Draws the trainable weights of a PEFT model in place, and writes them as an adapter."""
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in peft_model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -92,21 +100,35 @@ def reference_logits(model: nn.Module, folder: Path | None, token_ids: list[int]
     PEFT's `forward` over the whole sequence is the oracle; its `generate` is wrong for prompt
     methods with this transformers.
     """
-    tree = load_peft(model, folder)
-    with torch.no_grad(), peft_remarks_ignored():
-        logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0]
-    return logits[-len(token_ids) :].float()
+    return _forward(load_peft(model, folder), folder, token_ids)
 
 
 def reference_greedy(
     model: nn.Module, folder: Path | None, prompt: list[int], num_tokens: int
 ) -> tuple[list[int], Tensor]:
     """Greedy continuation by PEFT's forward, and the logits that chose each token."""
+    token_ids, logits = reference_continuation(model, folder, prompt, num_tokens)
+    return token_ids, logits[len(prompt) - 1 :]
+
+
+def reference_continuation(
+    model: nn.Module, folder: Path | None, prompt: list[int], num_tokens: int
+) -> tuple[list[int], Tensor]:
+    """Greedy continuation by PEFT's forward, and the logits of the prompt and of all of it but the
+    last token: (len(prompt) + num_tokens - 1, vocab_size) float32."""
     tree = load_peft(model, folder)
-    token_ids, rows = list(prompt), []
+    token_ids = list(prompt)
+    logits = torch.empty(0)
+    for _ in range(num_tokens):
+        logits = _forward(tree, folder, token_ids)
+        token_ids.append(int(logits[-1].argmax()))
+    return token_ids[len(prompt) :], logits
+
+
+def _forward(tree: nn.Module, folder: Path | None, token_ids: list[int]) -> Tensor:
+    config = {} if folder is None else json.loads((folder / "adapter_config.json").read_text())
+    task = config.get(TASK_ID_FIELD)
+    chosen = {} if task is None else {"task_ids": torch.tensor([task])}
     with torch.no_grad(), peft_remarks_ignored():
-        for _ in range(num_tokens):
-            logits = tree(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0, -1]
-            rows.append(logits.float())
-            token_ids.append(int(logits.argmax()))
-    return token_ids[len(prompt) :], torch.stack(rows)
+        output = tree(input_ids=torch.tensor([token_ids]), use_cache=False, **chosen)
+    return output.logits[0, -len(token_ids) :].float()

@@ -1,5 +1,7 @@
 """Tiny random models of the tested families, with biases and norms that are not trivial."""
 
+import copy
+
 import torch
 from torch import nn
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 VOCAB_SIZE = 400
 SIZES = {
@@ -73,3 +76,15 @@ def randomize(model: nn.Module) -> nn.Module:
             else:
                 parameter.copy_(noise * parameter.shape[-1] ** -0.5)
     return model.eval()
+
+
+def with_linears(base: nn.Module) -> nn.Module:
+    """A copy whose GPT-2 layers are equivalent `nn.Linear`s, for methods that PEFT refuses on
+    Conv1D."""
+    model = copy.deepcopy(base)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            linear = nn.Linear(*module.weight.shape)
+            linear.load_state_dict({"weight": module.weight.T, "bias": module.bias})
+            model.set_submodule(name, linear)
+    return model

@@ -8,9 +8,7 @@ r², whose factors are the Khatri-Rao products of the rows. Where r² is beyond 
 dimension, the change itself is the smaller form.
 """
 
-from torch import Tensor
-
-from graftwork_adapters.canonical import LinearModule, LoweredAdapter, LowRank
+from graftwork_adapters.canonical import KhatriRaoPair, LinearModule, LoweredAdapter, LowRank
 from graftwork_adapters.canonical_linear import DenseDelta
 from graftwork_adapters.methods.base import LoweringInput, Method
 from graftwork_adapters.methods.weight_file import (
@@ -18,6 +16,7 @@ from graftwork_adapters.methods.weight_file import (
     Parts,
     check_parts,
     check_rank_of,
+    owned,
     read_targets,
     read_weight_file,
     whole_rank,
@@ -58,20 +57,18 @@ def _check(name: str, parts: Parts, rank: int, module: LinearModule) -> None:
     check_parts(name, parts, {_W1_A: left, _W1_B: right, _W2_A: left, _W2_B: right})
 
 
-def _pair(parts: Parts, scaling: float) -> LowRank:
-    a = _khatri_rao(parts[_W1_B].float().T, parts[_W2_B].float().T)  # (in_features, rank²)
-    b = _khatri_rao(parts[_W1_A].float() * scaling, parts[_W2_A].float())  # (out_features, rank²)
-    return LowRank(a.T.contiguous(), b)
+def _pair(parts: Parts, scaling: float) -> KhatriRaoPair:
+    return KhatriRaoPair.of(
+        owned(parts[_W1_B]),
+        owned(parts[_W2_B]),
+        owned(parts[_W1_A]) * scaling,
+        owned(parts[_W2_A]),
+    )
 
 
 def _dense(parts: Parts, scaling: float) -> DenseDelta:
     first = parts[_W1_A].float() @ parts[_W1_B].float()  # (out_features, in_features)
     return DenseDelta(first * (parts[_W2_A].float() @ parts[_W2_B].float()) * scaling)
-
-
-def _khatri_rao(left: Tensor, right: Tensor) -> Tensor:
-    """Products of each pair of a row's elements: two of (rows, rank) to (rows, rank²)."""
-    return (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
 
 
 METHOD = Method(

@@ -14,6 +14,7 @@ class Segments:
     num_rows: int
     runs: tuple[tuple[int, int, int], ...]  # (slot, start, stop), base rows (slot -1) left out
     run_table: Tensor  # (len(runs), 3) int32 on the CPU: the same for the kernels
+    slots: frozenset[int]  # of the runs
 
     @classmethod
     def from_lengths(cls, lengths: Iterable[tuple[int, int]]) -> "Segments":
@@ -30,7 +31,7 @@ class Segments:
             else:
                 runs.append((slot, start, row))
         table = torch.tensor(runs, dtype=torch.int32).reshape(len(runs), 3)
-        return cls(row, tuple(runs), table)
+        return cls(row, tuple(runs), table, frozenset(slot for slot, _, _ in runs))
 
     def slot_of_row(self) -> Tensor:
         """(num_rows,) int32, -1 for the base."""

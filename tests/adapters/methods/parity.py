@@ -1,6 +1,5 @@
 """Random configs of weight methods, and the check that lowering equals PEFT on them."""
 
-import copy
 import tempfile
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from peft import PeftConfig
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from tests.adapters.helpers import (
     check_parity,
@@ -22,6 +20,7 @@ from tests.adapters.helpers import (
     tiny_gpt2,
     tiny_llama,
 )
+from tests.support.tiny_models import with_linears
 
 BASES = {
     "llama": tiny_llama(),
@@ -53,18 +52,6 @@ def target_fields(draw: st.DrawFn, base_name: str) -> dict[str, object]:
 def patterns(base_name: str, values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, int]]:
     keys = [*targets(base_name), r"layers\.1\..*", r"(h|layers)\.0\.[a-z_]+\.c_attn", "0.*proj"]
     return st.dictionaries(st.sampled_from(keys), values, max_size=2)
-
-
-def with_linears(base: nn.Module) -> nn.Module:
-    """A copy whose GPT-2 layers are equivalent `nn.Linear`s, for methods that PEFT refuses on
-    Conv1D."""
-    model = copy.deepcopy(base)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Conv1D):
-            linear = nn.Linear(*module.weight.shape)
-            linear.load_state_dict({"weight": module.weight.T, "bias": module.bias})
-            model.set_submodule(name, linear)
-    return model
 
 
 def check_equals_peft(

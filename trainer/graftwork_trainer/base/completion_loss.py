@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from graftwork_trainer.base.frozen_linear import FrozenLinear
 
+IGNORED = -100  # a label that is not learned
 _ROWS_AT_ONCE = 64
 
 
@@ -43,12 +44,47 @@ class LogitScaling:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLosses:
-    """Sums over the labels of a batch."""
+@dataclass(slots=True)
+class CompletionLoss:
+    """What a model with `add_completion_loss` returns. PEFT adds AdaLoRA's regularization to it."""
 
-    loss: Tensor  # () float32, with gradient: negative log-likelihood
+    loss: Tensor  # () float32, with gradient: negative log-likelihood of the labels
     num_correct: Tensor  # () int64: labels that were the likeliest token
+
+
+def add_completion_loss(model: PreTrainedModel) -> None:
+    """Lets `model(..., completion_labels=labels)` return a CompletionLoss, as a sum over labels, or
+    as a mean with `num_items_in_batch=count`. Call it before PEFT wraps the model.
+
+    labels: (batch, num_tokens) int64 at the places of their tokens, -100 for what is not learned;
+    the first of a sequence cannot be learned. Virtual tokens before the sequence have no place.
+    """
+    original = model.forward
+    scaling = LogitScaling.of(model)
+
+    def forward(
+        *args: Any,
+        completion_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int = 1,
+        **kwargs: Any,
+    ) -> Any:
+        if completion_labels is None:
+            return original(*args, **kwargs)
+        kwargs.pop("labels", None)  # PEFT passes it on as None
+        hidden = model.base_model(*args, **kwargs).last_hidden_state
+        num_virtual = hidden.shape[1] - completion_labels.shape[1]
+        targets = completion_labels[:, 1:]
+        is_learned = targets != IGNORED
+        found = completion_loss(
+            hidden[:, num_virtual:-1][is_learned],
+            targets[is_learned],
+            model.get_output_embeddings(),
+            scaling,
+        )
+        found.loss = found.loss / num_items_in_batch
+        return found
+
+    model.forward = forward
 
 
 def completion_loss(
@@ -56,16 +92,16 @@ def completion_loss(
     labels: Tensor,  # (num_labels,) int64
     head: nn.Module,
     scaling: LogitScaling,
-) -> TokenLosses:
+) -> CompletionLoss:
     """The loss of the labels under the head, frozen or trained."""
     if any(parameter.requires_grad for parameter in head.parameters()) or not isinstance(
         head, nn.Linear
     ):
         logits = scaling.apply(head(hidden)).float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        return TokenLosses(loss, (logits.argmax(-1) == labels).sum())
+        return CompletionLoss(loss, (logits.argmax(-1) == labels).sum())
     loss, num_correct = _FrozenHeadLoss.apply(hidden, labels, head, scaling)  # type: ignore[no-untyped-call]
-    return TokenLosses(loss, num_correct)
+    return CompletionLoss(loss, num_correct)
 
 
 class _FrozenHeadLoss(torch.autograd.Function):

@@ -5,10 +5,13 @@
 #include <torch/library.h>
 
 #include "elementwise.h"
+#include "input_transforms.h"
 #include "low_rank.h"
 #include "output_scale.h"
 #include "paged_attention.h"
+#include "pair_rotation.h"
 #include "panel_linear.h"
+#include "terms.h"
 
 namespace graftwork {
 namespace {
@@ -99,6 +102,44 @@ void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
   const Run* first = check_runs(runs, slots, y.size(0));
   apply_output_scale(reinterpret_cast<const OutputScaleSlot*>(slots.const_data_ptr<int64_t>()),
                      first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
+}
+
+// Rows of a table of slots that hold addresses, as the kernels read them.
+template <class Slot>
+const Slot* check_slots(const Tensor& slots) {
+  check_contiguous(slots, at::kLong, 2, "slots");
+  constexpr int64_t columns = sizeof(Slot) / sizeof(int64_t);
+  TORCH_CHECK(slots.size(1) == columns, "slots must be (n, ", columns, ")");
+  return reinterpret_cast<const Slot*>(slots.const_data_ptr<int64_t>());
+}
+
+void add_terms_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
+  check_rows(y, 2, "y");
+  check_rows(x, 2, "x");
+  const TermSlot* table = check_slots<TermSlot>(slots);
+  TORCH_CHECK(x.size(0) == y.size(0), "x and y must have the same rows");
+  const Run* first = check_runs(runs, slots, y.size(0));
+  add_terms(table, first, runs.size(0), x.const_data_ptr<float>(), x.stride(0),
+            y.mutable_data_ptr<float>(), y.stride(0));
+}
+
+Tensor transform_inputs_op(const Tensor& x, const Tensor& slots, const Tensor& runs) {
+  check_rows(x, 2, "x");
+  const InputSlot* table = check_slots<InputSlot>(slots);
+  const Run* first = check_runs(runs, slots, x.size(0));
+  Tensor changed = at::empty({x.size(0), x.size(1)}, x.options());
+  float* out = changed.mutable_data_ptr<float>();
+  for (int64_t row = 0; row < x.size(0); ++row)
+    std::copy_n(x.const_data_ptr<float>() + row * x.stride(0), x.size(1), out + row * x.size(1));
+  transform_inputs(table, first, runs.size(0), x.size(1), out);
+  return changed;
+}
+
+void rotate_pairs_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
+  check_rows(y, 2, "y");
+  const PairRotationSlot* table = check_slots<PairRotationSlot>(slots);
+  const Run* first = check_runs(runs, slots, y.size(0));
+  rotate_pairs(table, first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
 }
 
 void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
@@ -225,6 +266,9 @@ TORCH_LIBRARY(graftwork, m) {
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
+  m.def("add_terms(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
+  m.def("transform_inputs(Tensor x, Tensor slots, Tensor runs) -> Tensor");
+  m.def("rotate_pairs(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
   m.def("rms_norm(Tensor x, Tensor weight, float offset, float eps) -> Tensor");
   m.def("silu_multiply(Tensor(a!) gate, Tensor up) -> ()");
   m.def("rotate_heads(Tensor(a!) x, Tensor cosine, Tensor sine) -> ()");
@@ -240,6 +284,9 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
   m.impl("apply_output_scale", &apply_output_scale_op);
+  m.impl("add_terms", &add_terms_op);
+  m.impl("transform_inputs", &transform_inputs_op);
+  m.impl("rotate_pairs", &rotate_pairs_op);
   m.impl("rms_norm", &rms_norm_op);
   m.impl("silu_multiply", &silu_multiply_op);
   m.impl("rotate_heads", &rotate_heads_op);

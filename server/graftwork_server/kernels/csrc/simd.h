@@ -110,6 +110,32 @@ inline Vec load(const BFloat16* p) {
 #endif
 }
 
+// Widened to indices.
+inline IntVec load_indices(const uint8_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  return (IntVec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (IntVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  IntVec i;
+  for (int lane = 0; lane < kLanes; ++lane) i[lane] = p[lane];
+  return i;
+#endif
+}
+
+// Lane i of the result is p[index[i]].
+inline Vec gather(const float* p, IntVec index) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  return (Vec)_mm512_i32gather_ps((__m512i)index, p, 4);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_i32gather_ps(p, (__m256i)index, 4);
+#else
+  Vec v;
+  for (int lane = 0; lane < kLanes; ++lane) v[lane] = p[index[lane]];
+  return v;
+#endif
+}
+
 // The first `count` elements, zeros after them; never reads past them.
 template <class T>
 inline Vec load_first(const T* p, int64_t count) {

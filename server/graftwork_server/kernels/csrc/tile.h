@@ -11,8 +11,8 @@
 namespace graftwork {
 
 // c: (kRows, kVecs * kLanes), a: (kRows, depth) scalars, b: (depth, kVecs * kLanes).
-template <int kRows, int kVecs>
-inline void multiply_tile(int64_t depth, const float* a, int64_t a_stride, const float* b,
+template <int kRows, int kVecs, class B>
+inline void multiply_tile(int64_t depth, const float* a, int64_t a_stride, const B* b,
                           int64_t b_stride, float* c, int64_t c_stride) {
   Vec acc[kRows][kVecs];
 #pragma GCC unroll 16
@@ -36,9 +36,9 @@ inline void multiply_tile(int64_t depth, const float* a, int64_t a_stride, const
     for (int v = 0; v < kVecs; ++v) store(c + r * c_stride + v * kLanes, acc[r][v]);
 }
 
-template <int kRows, int kVecs>
+template <int kRows, int kVecs, class B>
 inline void multiply_rows(int64_t rows, int64_t depth, const float* a, int64_t a_stride,
-                          const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+                          const B* b, int64_t b_stride, float* c, int64_t c_stride) {
   if (rows == kRows) {
     multiply_tile<kRows, kVecs>(depth, a, a_stride, b, b_stride, c, c_stride);
   } else if constexpr (kRows > 1) {
@@ -46,9 +46,11 @@ inline void multiply_rows(int64_t rows, int64_t depth, const float* a, int64_t a
   }
 }
 
-// c: (rows, width), width a multiple of kLanes. Rows are cut into tiles of nearly equal height.
+// c: (rows, width), width a multiple of kLanes; b: float or BFloat16. Rows are cut into tiles of
+// nearly equal height.
+template <class B>
 inline void multiply(int64_t rows, int64_t depth, int64_t width, const float* a, int64_t a_stride,
-                     const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+                     const B* b, int64_t b_stride, float* c, int64_t c_stride) {
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t height = (rows + tiles - 1) / tiles;
   for (int64_t r = 0; r < rows; r += height) {

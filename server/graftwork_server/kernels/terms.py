@@ -1,0 +1,158 @@
+"""What adapters of many slots add to the output of a linear module beyond the low-rank pair, in one
+call: for each slot a term of any kind that has a kernel.
+
+Kinds and layouts are those of csrc/terms.h and the headers beside it; the reference of each is its
+class in `packed_terms`. Values that are read once a row may be rounded to bfloat16, as low-rank
+factors are.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import pi
+
+import torch
+from graftwork_adapters.canonical import KhatriRaoPair
+from graftwork_adapters.canonical_linear import (
+    AddedTerm,
+    Circulant,
+    DenseDelta,
+    Kronecker,
+    SharedLowRank,
+    SparseDelta,
+)
+from graftwork_adapters.shared_tensors import SharedTensors
+from torch import Tensor
+from torch.nn import functional
+
+from graftwork_adapters.base_file.panels import PANEL, to_panels
+from graftwork_server.kernels.segments import Segments
+from graftwork_server.kernels.slot_table import SlotTable
+from graftwork_server.kernels.sparse_bundles import pack_bundles
+
+_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO, _SHARED_LOW_RANK = range(1, 7)
+_WIDEST = 16  # lanes; inner dimensions are padded to a multiple
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTerm:
+    """An added term in kernel layout."""
+
+    kind: int
+    parameters: Tensor  # int64: addresses and sizes, the fields of the kind's struct
+    parts: tuple[Tensor, ...]  # what `parameters` points to
+    shared: SharedTensors | None = None  # keeps alive what `parts` has of it
+
+    def tensors(self) -> list[Tensor]:
+        return [self.parameters, *self.parts]
+
+
+class TermTable(SlotTable[KernelTerm]):
+    """The added terms of one linear module by adapter slot."""
+
+    def __init__(self, max_slots: int) -> None:
+        super().__init__(max_slots, 2)
+
+    def place(self, slot: int, term: KernelTerm) -> None:
+        self.set(slot, term, (term.kind, term.parameters.data_ptr()))
+
+
+def add_terms(y: Tensor, x: Tensor, table: TermTable, segments: Segments) -> None:
+    """Adds each row's term to y, in place; rows of slots without one stay as they are.
+
+    y: (rows, out_features), x: (rows, in_features), float32, rows may be strided
+
+    Raises RuntimeError where shapes or dtypes do not fit.
+    """
+    torch.ops.graftwork.add_terms.default(y, x, table.addresses, segments.run_table)
+
+
+def pack_kernel_term(
+    term: AddedTerm | KhatriRaoPair, in_features: int, dtype: torch.dtype
+) -> KernelTerm | None:
+    """None for a kind without a kernel. dtype: float32 or bfloat16, of what may be rounded."""
+    match term:
+        case DenseDelta():
+            return _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
+        case Kronecker():
+            return _pack_kronecker(term)
+        case Circulant():
+            return _pack_circulant(term)
+        case SparseDelta():
+            return _pack_sparse(term, dtype)
+        case KhatriRaoPair():
+            return _pack_khatri_rao(term, dtype)
+        case SharedLowRank():
+            return _pack_shared_low_rank(term, in_features)
+    return None
+
+
+def _kernel_term(
+    kind: int, parts: list[Tensor], *sizes: int, shared: SharedTensors | None = None
+) -> KernelTerm:
+    parts = [part.contiguous() for part in parts]
+    parameters = torch.tensor([*(part.data_ptr() for part in parts), *sizes], dtype=torch.int64)
+    return KernelTerm(kind, parameters, tuple(parts), shared)
+
+
+def _padded(matrix: Tensor) -> Tensor:
+    return functional.pad(matrix, (0, -matrix.shape[-1] % _WIDEST))
+
+
+def _pack_kronecker(term: Kronecker) -> KernelTerm:
+    (a, c), (b, d) = term.left.shape, term.right.shape
+    right_first = c * b * d + a * b * c <= a * c * d + a * b * d  # multiplications a row
+    parts = [term.left.float(), _padded(term.right.float().T)]
+    return _kernel_term(_KRONECKER, parts, a, c, b, d, int(right_first))
+
+
+def _pack_circulant(term: Circulant) -> KernelTerm:
+    out_blocks, in_blocks, size = term.kernels.shape
+    spectra = torch.fft.rfft(term.kernels.float()).conj()
+    planes = torch.stack([spectra.real, spectra.imag], dim=2)
+    parts = [_padded(planes), *_transforms(size)]
+    return _kernel_term(_CIRCULANT, parts, in_blocks, out_blocks, size, spectra.shape[-1])
+
+
+@lru_cache(maxsize=16)
+def _transforms(size: int) -> tuple[Tensor, Tensor]:
+    """The real Fourier transform of `size` values and its inverse, as matrices: (size, 2 * padded
+    frequencies), the real parts and then the imaginary ones, and (as many, padded size)."""
+    frequencies = size // 2 + 1
+    step = torch.arange(size).unsqueeze(1) * torch.arange(frequencies) % size
+    angle = step.double() * (2 * pi / size)
+    forward = torch.cat([_padded(angle.cos()), _padded(-angle.sin())], dim=1)
+    weight = torch.full((frequencies,), 2.0 / size, dtype=torch.float64)
+    weight[0] = 1.0 / size
+    if size % 2 == 0:
+        weight[-1] = 1.0 / size
+    inverse = torch.cat([_padded(angle.cos() * weight), _padded(-angle.sin() * weight)], dim=1)
+    return forward.float().contiguous(), _padded(inverse.T.float()).contiguous()
+
+
+def _pack_sparse(term: SparseDelta, dtype: torch.dtype) -> KernelTerm:
+    bundles = pack_bundles(term)
+    values = bundles.values.to(dtype)
+    parts = [values, bundles.gaps, bundles.lengths, bundles.outputs]
+    sizes = bundles.lengths.shape[0], term.in_features, int(dtype == torch.bfloat16)
+    return _kernel_term(_SPARSE, parts, *sizes)
+
+
+def _pack_khatri_rao(term: KhatriRaoPair, dtype: torch.dtype) -> KernelTerm:
+    factors = [term.first_a, term.second_a, term.first_b.T, term.second_b.T]
+    parts = [_padded(factor.float()).to(dtype) for factor in factors]
+    (rank, in_features), out_features = term.first_a.shape, term.first_b.shape[0]
+    sizes = rank, in_features, out_features, int(dtype == torch.bfloat16)
+    return _kernel_term(_KHATRI_RAO, parts, *sizes)
+
+
+def _pack_shared_low_rank(term: SharedLowRank, in_features: int) -> KernelTerm:
+    def panels(shared: SharedTensors) -> tuple[Tensor, Tensor]:
+        b = functional.pad(shared.b, (0, -shared.b.shape[1] % PANEL))
+        return to_panels(shared.a), to_panels(b)
+
+    a, b = term.shared.derived("panels", panels)
+    a_scale, b_scale = term.a_scale.float(), term.b_scale.float()
+    rank, a_features = term.shared.a.shape
+    sizes = rank, in_features, b_scale.shape[0], a_features
+    parts = [a, b, a_scale, b_scale]
+    return _kernel_term(_SHARED_LOW_RANK, parts, *sizes, shared=term.shared)
