@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from google.protobuf import json_format
 from graftwork import Client
@@ -30,7 +30,7 @@ from graftwork_trainer.evaluation.run import GateResult, run_gate
 from graftwork_trainer.feedback_stream import exported
 from graftwork_trainer.job_state import StateFile
 from graftwork_trainer.jobs import events
-from graftwork_trainer.jobs.folders import REPORT, WORK
+from graftwork_trainer.jobs.folders import REPORT, RUN, WORK
 from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.records import CanaryDraft, Progress
 from graftwork_trainer.jobs.spec import JobSpec, PromotionMode
@@ -56,6 +56,7 @@ class JobPhases:
         order: JobOrder,
         spec: JobSpec,
         folder: Path,
+        *,
         client: Client,
         tell: Tell,
         stop: StopSignal,
@@ -100,14 +101,14 @@ class JobPhases:
         return snapshot
 
     def _search(self, snapshot: Snapshot) -> None:
-        if self._file.state.chosen is not None:
+        if self._spec.search is None or self._file.state.chosen is not None:
             return
         run = self._training_run(snapshot, self._work / "search", self._report_nothing)
-        found = search(run, self._spec, self._recipe, self._tell_trial, self._stop)
+        found = search(run, self._spec.search, self._recipe, self._tell_trial)
         self._file.update(chosen=found.chosen, trials=found.trials)
 
     def _train(self, snapshot: Snapshot) -> Path:
-        run = self._training_run(snapshot, self._work / "run", self._report_step)
+        run = self._training_run(snapshot, self._work / RUN, self._report_step)
         return self._recipe(run)
 
     @cached_property

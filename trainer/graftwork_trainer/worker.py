@@ -16,11 +16,29 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+import grpc
+from graftwork.errors import GraftworkError
+from graftwork.status import WireError
+
+from graftwork_trainer.jobs.catalogue import RECIPE_FORMATS, Catalogue
 from graftwork_trainer.jobs.events import Event, Failed, to_line
 from graftwork_trainer.jobs.folders import JOB_FILE
 from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.priority import die_with, step_back
+from graftwork_trainer.jobs.validate import parse_spec
 
+_CALL_TIMEOUT_S = 600.0
+# What the same job would meet again.
+_PERMANENT = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 EXIT_STOPPED = 75  # EX_TEMPFAIL: the same job goes on in another process
 
 
@@ -74,22 +92,26 @@ def main(arguments: Iterable[str]) -> int:
 
 def _run(order: JobOrder, folder: Path, reporter: Reporter, stop: Stop) -> int:
     # Seconds of imports, at the lowest priority.
-    from graftwork.errors import GraftworkError  # noqa: PLC0415
-    from graftwork.status import WireError  # noqa: PLC0415
+    from graftwork import Client  # noqa: PLC0415
 
-    from graftwork_trainer.phases import JobPhases, is_permanent  # noqa: PLC0415
+    from graftwork_trainer.phases import JobPhases  # noqa: PLC0415
+    from graftwork_trainer.recipes.run import TrainingStopped  # noqa: PLC0415
 
+    spec = parse_spec(order.spec, Catalogue(RECIPE_FORMATS, frozenset(order.methods)))
     try:
-        with JobPhases.of(order, folder, reporter.tell, stop) as phases:
+        with Client(order.server, timeout=_CALL_TIMEOUT_S) as client:
+            phases = JobPhases(order, spec, folder, client=client, tell=reporter.tell, stop=stop)
             reporter.tell(phases.run())
+    except TrainingStopped:
+        return EXIT_STOPPED
     except (GraftworkError, WireError) as error:
-        if not is_permanent(error):
+        if error.code not in _PERMANENT:
             raise
         reporter.tell(Failed(error.message))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reporter.tell(Failed("the disk of the training jobs is full: free some, and start it anew"))
+        reporter.tell(Failed("no room is left on the disk of the training jobs: free some"))
     return 0
 
 

@@ -274,7 +274,7 @@ async def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path):
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time, sys\\n"
         "from graftwork_trainer.jobs.priority import die_with\\n"
-        f"die_with(int(sys.argv[1]))\\nprint(1, flush=True)\\ntime.sleep(60)', str(os.getpid())],\n"
+        "die_with(int(sys.argv[1]))\\nprint(1, flush=True)\\ntime.sleep(60)', str(os.getpid())],\n"
         " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"

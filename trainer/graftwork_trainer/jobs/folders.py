@@ -14,6 +14,7 @@ from pathlib import Path
 from graftwork_trainer.jobs.errors import UnknownJob
 
 WORK = "work"
+RUN = "run"  # of the training, in the work folder
 TENSORBOARD = "tensorboard"
 REPORT = "report"
 JOB_FILE = "job.json"
@@ -39,8 +40,12 @@ class JobFolders:
         return self.root / job_id
 
     def clear(self, job_id: str) -> None:
-        """Frees what only a running job needs."""
-        shutil.rmtree(self.of(job_id) / WORK, ignore_errors=True)
+        """Frees what only a running job needs, and keeps its curves."""
+        folder = self.of(job_id)
+        curves = folder / WORK / RUN / TENSORBOARD
+        if curves.is_dir() and not (folder / TENSORBOARD).exists():
+            curves.rename(folder / TENSORBOARD)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
 
     def report(self, job_id: str) -> Report | None:
         """The evaluation of a job; None before there is one."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from graftwork_trainer.datasets.settings import DatasetSettings
 from graftwork_trainer.evaluation.gate_spec import GateSpec
+from graftwork_trainer.recipes.hyperparameters import Hyperparameters
 
 
 class PromotionMode(enum.Enum):
@@ -24,24 +25,6 @@ class DatasetSpec:
 
     settings: DatasetSettings | None = None
     snapshot: str = ""  # digest of an earlier one, used as it is
-
-
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    learning_rate: float | None = None  # None: the method's
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch_size: int = 8
-    gradient_accumulation: int = 1
-    max_length: int = 512  # tokens of prompt and answer together
-    warmup: float = 0.05  # share of the steps
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    schedule: str = "linear"
-    seed: int = 0
-    train_on_prompt: bool = False
-    frozen_layers: int = 0  # the lowest ones, which get no adapter
-    shifted_attention_group: int = 0  # tokens; 0: plain attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,22 +18,19 @@ from graftwork_trainer.jobs.catalogue import DEFAULT_METHOD, DEFAULT_RECIPE, Cat
 from graftwork_trainer.jobs.checks import Fields
 from graftwork_trainer.jobs.spec import (
     DatasetSpec,
-    Hyperparameters,
     JobSpec,
     LimitsSpec,
     PromotionMode,
     PromotionSpec,
     SearchSpec,
 )
+from graftwork_trainer.recipes.hyperparameters import Hyperparameters
 
-SCHEDULES = ("linear", "cosine", "constant")
 SEARCHABLE = ("learning_rate", "rank", "epochs", "batch_size")
 MAX_TRIALS = 100
 
 _MAX_HELD_OUT = 0.9
 _MAX_STEPS = 10_000_000
-_MAX_BATCH = 4096
-_MAX_TOKENS = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODES = {
     pb.PromotionSpec.MODE_UNSPECIFIED: PromotionMode.LIVE,
@@ -94,29 +91,19 @@ def parse_dataset(spec: pb.DatasetSpec, formats: tuple[str, ...], path: str) -> 
 
 def parse_hyperparameters(spec: pb.Hyperparameters, path: str) -> Hyperparameters:
     fields = Fields(spec, path)
-    number = fields.number
-    parsed = Hyperparameters(
-        learning_rate=number("learning_rate", None, above=0, at_most=10),
-        epochs=number("epochs", 1.0, above=0, at_most=1000),
-        max_steps=number("max_steps", None, at_least=1, at_most=_MAX_STEPS),
-        batch_size=number("batch_size", 8, at_least=1, at_most=_MAX_BATCH),
-        gradient_accumulation=number("gradient_accumulation", 1, at_least=1, at_most=_MAX_BATCH),
-        max_length=number("max_length", 512, at_least=8, at_most=_MAX_TOKENS),
-        warmup=number("warmup", 0.05, at_least=0, at_most=1),
-        weight_decay=number("weight_decay", 0.0, at_least=0, at_most=10),
-        max_gradient_norm=number("max_gradient_norm", 1.0, above=0),
-        schedule=fields.one_of("schedule", SCHEDULES, default="linear"),
-        seed=number("seed", 0, at_most=2**32 - 1),
-        train_on_prompt=spec.train_on_prompt,
-        frozen_layers=number("frozen_layers", 0, at_least=0),
-        shifted_attention_group=number("shifted_attention_group", 0, at_least=0),
-    )
-    group = parsed.shifted_attention_group
-    if group and (group % 2 or group > parsed.max_length):
+    given = {
+        field.name: fields.number(field.name, None)
+        if field.has_presence
+        else getattr(spec, field.name)
+        for field, _ in spec.ListFields()
+    }
+    parsed = Hyperparameters(**given)
+    parsed.check(path)
+    if parsed.shifted_attention_group > parsed.max_length:
         raise fields.fail(
             "shifted_attention_group",
-            f"must be an even number of tokens, at most max_length ({parsed.max_length}); "
-            f"got {group}",
+            f"must be at most max_length ({parsed.max_length}); got "
+            f"{parsed.shifted_attention_group}",
         )
     return parsed
 
