@@ -6,6 +6,7 @@ WireError                      client/graftwork/status.py
     ├── NoLiveVersion          FAILED_PRECONDITION  the name points at no version
     ├── NothingToRollBack      FAILED_PRECONDITION  no earlier live version is left
     ├── VersionInUse           FAILED_PRECONDITION  deleting what is live or in a split
+    ├── EphemeralVersion       FAILED_PRECONDITION  moving traffic to what is soon gone
     ├── RequestIdReused        INVALID_ARGUMENT     one request_id, two different requests
     ├── PathNotAllowed         PERMISSION_DENIED    outside the adapter roots, after links
     ├── SourceNotFound         NOT_FOUND            nothing readable at an allowed path
@@ -70,6 +71,18 @@ class VersionInUse(AdapterError):
     def __init__(self, selector: str, role: str) -> None:
         super().__init__(
             f'adapter version "{selector}" is {role}: move the traffic away first',
+            metadata={"adapter": selector},
+        )
+
+
+class EphemeralVersion(AdapterError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "EPHEMERAL_VERSION"
+
+    def __init__(self, selector: str, *, field: str) -> None:
+        super().__init__(
+            f'adapter version "{selector}" is ephemeral: upload it without ephemeral_owner first',
+            field=field,
             metadata={"adapter": selector},
         )
 

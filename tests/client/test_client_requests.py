@@ -28,6 +28,11 @@ def test_zero_is_set() -> None:
     assert request.HasField("store")
 
 
+def test_an_unknown_origin_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="origin: must be one of user, rollout, evaluation"):
+        generate_request("hi", {"origin": "dream"})
+
+
 def test_every_option_reaches_its_field() -> None:
     request = generate_request(
         [1, 2],
@@ -54,6 +59,8 @@ def test_every_option_reaches_its_field() -> None:
             "priority": -3,
             "episode_id": "episode",
             "store": True,
+            "task": "verses",
+            "origin": "rollout",
         },
     )
     assert request == pb.GenerateRequest(
@@ -82,6 +89,8 @@ def test_every_option_reaches_its_field() -> None:
         priority=-3,
         episode_id="episode",
         store=True,
+        task="verses",
+        origin=pb.ORIGIN_ROLLOUT,
     )
 
 
