@@ -263,8 +263,6 @@ async def test_workers_stand_back(bench: Bench):
         pid = int((bench.folders.of(job.id) / "pid").read_text())
         assert os.sched_getscheduler(pid) == os.SCHED_IDLE
         assert os.getpriority(os.PRIO_PROCESS, pid) == 19
-        environment = Path(f"/proc/{pid}/environ").read_text()
-        assert "OMP_NUM_THREADS=1" in environment
 
 
 async def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path):

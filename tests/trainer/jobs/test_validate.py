@@ -21,7 +21,7 @@ def parse(**fields: object):
 def test_defaults():
     spec = parse()
     assert (spec.recipe, spec.method, spec.initial_version) == ("sft", "LORA", "")
-    assert spec.dataset.selection.format == "sft"
+    assert spec.dataset.settings.format == "sft"
     assert (spec.hyperparameters.batch_size, spec.hyperparameters.learning_rate) == (8, None)
     assert spec.promotion.mode is PromotionMode.LIVE
     assert spec.gate.few_shot == 4
@@ -41,7 +41,7 @@ def test_what_is_given_is_taken():
     )
     assert spec.method_config == {"r": 8, "alpha": 0.5, "target_modules": ["q_proj"]}
     assert spec.hyperparameters.learning_rate == 1e-4
-    assert spec.dataset.selection.format == "unpaired"
+    assert spec.dataset.settings.format == "unpaired"
     assert spec.search.parameters == ("rank",)
     assert spec.promotion.canary_percent == 20
     assert (spec.limits.max_duration_s, spec.limits.max_retries) == (90, 0)
@@ -85,8 +85,8 @@ def test_what_is_given_is_taken():
             "spec.dataset.scrub",
             "fixed by the snapshot",
         ),
-        ({"dataset": {"validation_share": 0.001}}, "spec.dataset.validation_share", "0.001"),
-        ({"dataset": {"mixture": {"a": -1}}}, "spec.dataset.mixture", "above 0"),
+        ({"dataset": {"validation_share": 0.001}}, "spec.dataset.validation_share", "0.01"),
+        ({"dataset": {"mixture": {"a": -1}}}, 'spec.dataset.mixture["a"]', "greater than 0"),
         (
             {"dataset": {"selection": {"tasks": ["a", "b"]}, "mixture": {"a": 1}}},
             "spec.dataset.mixture",

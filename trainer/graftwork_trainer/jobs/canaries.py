@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from graftwork.errors import GraftworkError
@@ -71,14 +71,17 @@ class CanaryWatcher:
         adapters: Directory,
         feedback: LiveFeedback,
         updates: AdapterUpdates,
+        count: Callable[[str], None],
         off_loop: OffLoop,
         interval_s: float,
     ) -> None:
+        """`count` gets "promote" or "rollback" of each canary that was judged."""
         self._canaries = canaries
         self._jobs = jobs
         self._adapters = adapters
         self._feedback = feedback
         self._updates = updates
+        self._count = count
         self._off_loop = off_loop
         self._interval_s = interval_s
 
@@ -119,6 +122,7 @@ class CanaryWatcher:
             traffic_split={},
             request_id=str(uuid.uuid5(_NAMESPACE, f"{record.job_id}/{decision.verdict.value}")),
         )
+        self._count(decision.verdict.value)
         done = "went live" if goes_live else "was rolled back"
         await self._end(record, f"canary {_name(draft)} {done}: {decision.reason}")
 

@@ -69,7 +69,7 @@ class PolicyRunner:
         selection = dataset.settings.selection
         situation = PolicySituation(
             active_jobs=await creator.off_loop(creator.store.active_jobs_of, policy.name),
-            new_feedback=await creator.off_loop(creator.examples.count_feedback, dataset.selection),
+            new_feedback=await creator.off_loop(creator.examples.count_feedback, selection),
             now_ns=self._clock_ns(),
         )
         return is_due(policy, situation)
