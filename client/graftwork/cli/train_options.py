@@ -53,7 +53,7 @@ class AssignmentType(click.ParamType):  # type: ignore[type-arg]
 
 
 class SpecFileType(click.ParamType):  # type: ignore[type-arg]
-    """A JSON file with a spec, as `graftwork train show --json` prints it."""
+    """A JSON file with a spec, such as the `spec` that `graftwork train show --json` prints."""
 
     name = "FILE"
 
