@@ -92,5 +92,3 @@ def transform_inputs(x: Tensor, table: InputTable, segments: Segments) -> Tensor
         x, table.addresses, segments.run_table
     )
     return changed
-
-
