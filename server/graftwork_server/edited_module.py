@@ -18,6 +18,7 @@ from graftwork_server.kernels.module_edits import (
     add_bottlenecks,
     replace_rms_norm,
 )
+from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_parts import Edit, RowEdit
 from graftwork_server.step_segments import StepSegments
 
@@ -33,7 +34,6 @@ class EditedModule:
         self._is_head = is_head
         self._slots: set[int] = set()
         self._norms = NormTable(max_slots)
-        self._norm: KernelNorm | None = None  # any: all have the base's offset and epsilon
         self._bottlenecks = BottleneckTable(max_slots)
         self._edits: dict[int, RowEdit] = {}
         self._handle: RemovableHandle | None = None
@@ -43,7 +43,6 @@ class EditedModule:
         match edit:
             case KernelNorm():
                 self._norms.place(slot, edit)
-                self._norm = edit
             case KernelBottleneck():
                 self._bottlenecks.place(slot, edit)
             case _:
@@ -69,9 +68,8 @@ class EditedModule:
             return output
         x: Tensor = args[0] if args else kwargs["hidden_states"]
         y: Tensor = output[0] if isinstance(output, tuple) else output
-        if self._norm is not None and self._norms.concerns(segments):
-            constants = {"offset": self._norm.offset, "eps": self._norm.eps}
-            replace_rms_norm(y[0], x[0], self._norms, segments, **constants)
+        if self._norms.concerns(segments):
+            self._replace_norms(x[0], y[0], segments)
         if self._bottlenecks.concerns(segments):
             add_bottlenecks(y[0], self._bottlenecks, segments)
         for slot, start, stop in segments.runs if self._edits else ():
@@ -79,3 +77,16 @@ class EditedModule:
             if edit is not None:
                 y[0, start:stop] = edit(x[0, start:stop], y[0, start:stop])
         return output
+
+    def _replace_norms(self, x: Tensor, y: Tensor, segments: Segments) -> None:
+        """x, y: (num_rows, ..., features), with several rows of features for each token where the
+        norm is of heads."""
+        norms = [self._norms.get(slot) for slot in segments.slots]
+        norm = next(norm for norm in norms if norm is not None)  # all have the base's constants
+        per_token = y[0].numel() // y.shape[-1]
+        if per_token != 1:
+            segments = segments.scaled(per_token)
+        rows = x.contiguous().view(-1, x.shape[-1])
+        replace_rms_norm(
+            y.view(rows.shape), rows, self._norms, segments, offset=norm.offset, eps=norm.eps
+        )

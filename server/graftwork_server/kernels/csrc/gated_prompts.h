@@ -51,7 +51,7 @@ inline void attend_to_prompt(const GatedPromptSlot& slot, const GatedPromptShape
 inline void add_gated_prompts(const GatedPromptSlot* slots, const Run* runs, int64_t count,
                               const GatedPromptShape& s, const float* q, float* out) {
   const int64_t group = s.heads / s.kv_heads;
-  for_each_chunk(count, divide_up(count, 4), [&](int64_t begin, int64_t end) {
+  for_each_chunk(count, std::max<int64_t>(1, divide_up(count, 4)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const GatedPromptSlot& slot = slots[runs[i].slot];
       if (slot.keys == nullptr) continue;
