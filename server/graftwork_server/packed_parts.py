@@ -182,7 +182,8 @@ def pack_parts(
         kernel_gated_prompts=kernel_prompts,
         classifier=None if head is None else PackedClassifier.pack(head, base),
         num_bytes=own.num_parameters * base.dtype.itemsize
-        + sum(prompt.num_bytes for prompt in (*prompts.values(), *kernel_prompts.values())),
+        + sum(prompt.num_bytes for prompt in prompts.values())
+        + sum(prompt.num_bytes for prompt in kernel_prompts.values()),
     )
 
 
