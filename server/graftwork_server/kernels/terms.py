@@ -153,9 +153,7 @@ def _pack_khatri_rao(term: KhatriRaoPair, dtype: torch.dtype) -> KernelTerm:
     return _kernel_term(_KHATRI_RAO, parts, *sizes)
 
 
-def _pack_shared_low_rank(
-    term: SharedLowRank, in_features: int, dtype: torch.dtype
-) -> KernelTerm:
+def _pack_shared_low_rank(term: SharedLowRank, in_features: int, dtype: torch.dtype) -> KernelTerm:
     def panels(shared: SharedTensors) -> tuple[Tensor, Tensor]:
         b = functional.pad(shared.b, (0, -shared.b.shape[1] % PANEL))
         return to_panels(shared.a.to(dtype)), to_panels(b.to(dtype))
