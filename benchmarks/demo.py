@@ -15,15 +15,16 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Unpack
 
 from graftwork import AsyncClient, Conversation, Message
 from graftwork.feedback_types import Feedback
-from graftwork.v1 import feedback_service_pb2 as feedback_pb
-from graftwork.v1 import training_service_pb2 as pb
-from graftwork.v1.training_service_pb2_grpc import TrainingServiceStub
+from graftwork.training_types import HyperparameterOptions as Hyperparameters
+from graftwork.training_types import JobState, TrainingJob
 
 from benchmarks import sms_spam
 from benchmarks.latency import Gaps, measure_gaps
@@ -38,6 +39,7 @@ SPAM_SHARE = 0.35
 NUM_WRONG = 160
 CONCURRENCY = 16
 STREAMS = 4
+SHOW_EVERY_S = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,8 @@ class Quality:
 
 
 class Demo:
-    def __init__(self, client: AsyncClient, training: TrainingServiceStub) -> None:
+    def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self._training = training
         self._turns = asyncio.Semaphore(CONCURRENCY)
 
     async def answer(self, message: sms_spam.Message, adapter: str) -> tuple[str, str]:
@@ -88,56 +89,56 @@ class Demo:
             raise RuntimeError(f"{len(refused)} corrections were refused: {refused[0]}")
         print(f"  {len(outcomes)} stored in {time.perf_counter() - started:.2f} s", flush=True)
 
-    async def train(self, since: datetime, **hyperparameters: float) -> pb.TrainingJob:
+    async def train(
+        self, since: datetime, **hyperparameters: Unpack[Hyperparameters]
+    ) -> TrainingJob:
         """Starts a job and returns it once it trains, or has ended."""
-        selection = feedback_pb.ExampleSelection(tasks=[TASK], format="classification")
-        selection.after.FromDatetime(since)
-        spec = pb.TrainingJobSpec(
-            adapter=ADAPTER,
+        job = await self._client.training.start(
+            ADAPTER,
             recipe="sft",
-            dataset=pb.DatasetSpec(selection=selection, scrub=False),
-            hyperparameters=pb.Hyperparameters(**hyperparameters),
-            gate=pb.GateSpec(few_shot=2, max_examples=100),
+            method_config={"r": 16, "lora_alpha": 32},
+            dataset={
+                "selection": {"tasks": [TASK], "format": "classification", "after": since},
+                "scrub": False,  # a telephone number is a sign of spam
+            },
+            hyperparameters=hyperparameters,
+            gate={"few_shot": 2, "max_examples": 100},
         )
-        spec.method_config.update({"r": 16, "lora_alpha": 32})
-        job = await self._training.CreateTrainingJob(pb.CreateTrainingJobRequest(spec=spec))
-        async for update in self._training.WatchTrainingJob(pb.WatchTrainingJobRequest(id=job.id)):
-            job = update.job
-            if job.progress.phase == "training" and job.progress.step > 0:
-                break
+        async with aclosing(self._client.training.watch(job.id)) as updates:
+            async for job in updates:
+                if job.progress.phase == "training" and job.progress.step > 0:
+                    break
         return job
 
-    async def finish(self, job: pb.TrainingJob) -> pb.TrainingJob:
+    async def finish(self, job: TrainingJob) -> TrainingJob:
         """Follows a job to its end."""
         shown = 0.0
-        async for update in self._training.WatchTrainingJob(pb.WatchTrainingJobRequest(id=job.id)):
-            job = update.job
-            if time.monotonic() - shown > 15:
-                shown = time.monotonic()
-                at = job.progress
-                print(
-                    f"  {at.phase}: step {at.step} of {at.total_steps}, loss {at.loss:.3f}, "
-                    f"{at.tokens_per_second:.0f} tokens/s, {at.remaining.seconds} s to go",
-                    flush=True,
-                )
-        print(f"  {pb.JobState.Name(job.state)}: {job.version} {job.message}", flush=True)
+        async with aclosing(self._client.training.watch(job.id)) as updates:
+            async for job in updates:
+                if time.monotonic() - shown > SHOW_EVERY_S:
+                    shown = time.monotonic()
+                    at = job.progress
+                    print(
+                        f"  {at.phase}: step {at.step} of {at.total_steps}, loss {at.loss:.3f}, "
+                        f"{at.tokens_per_second:.0f} tokens/s, {at.remaining_s or 0:.0f} s to go",
+                        flush=True,
+                    )
+        print(f"  {job.state.value}: {job.version} {job.message}", flush=True)
         return job
 
-    async def latency_while(self, job: pb.TrainingJob) -> tuple[pb.TrainingJob, Gaps]:
+    async def latency_while(self, job: TrainingJob) -> tuple[TrainingJob, Gaps]:
         """Follows a job to its end; meanwhile measures now and then, while it trains."""
         gaps = Gaps()
         following = asyncio.create_task(self.finish(job))
         while not following.done():
-            state = await self._training.GetTrainingJob(pb.GetTrainingJobRequest(id=job.id))
+            state = await self._client.training.get(job.id)
             if state.progress.phase == "training":
                 gaps.add(await measure_gaps(self._client, streams=STREAMS, seconds=8))
             await asyncio.wait([following], timeout=20)
         return await following, gaps
 
-    async def report(self, job: pb.TrainingJob) -> str:
-        request = pb.GetTrainingReportRequest(job_id=job.id)
-        answer = await self._training.GetTrainingReport(request)
-        return str(answer.markdown)
+    async def report(self, job: TrainingJob) -> str:
+        return (await self._client.training.report(job.id)).markdown
 
 
 async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[str, object]:
@@ -161,7 +162,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
         datetime.fromtimestamp(0, UTC), epochs=2, batch_size=16, learning_rate=5e-4
     )
     job, busy = await demo.latency_while(job)
-    if job.state != pb.JOB_STATE_SUCCEEDED:
+    if job.state != JobState.SUCCEEDED:
         raise RuntimeError(f"the job did not succeed: {job.message}\n{await demo.report(job)}")
     ratio = busy.percentile(99) / idle.percentile(99)
     print(
@@ -181,7 +182,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
     rest = ham[len(corrected) : len(corrected) + NUM_WRONG]
     await demo.correct([sms_spam.Message(m.text, chance.choice(LABELS)) for m in rest], "mischief")
     bad = await demo.finish(await demo.train(since, epochs=2, batch_size=16, learning_rate=5e-4))
-    if bad.state != pb.JOB_STATE_REFUSED:
+    if bad.state != JobState.REFUSED:
         raise RuntimeError(f"the gate let a bad candidate pass: {bad.message}")
     live = await client.adapters.get(ADAPTER)
     print(f"  version {live.live_version} is live still")
@@ -207,7 +208,7 @@ async def run(folder: Path, num_corrections: int) -> dict[str, object]:
     with running_process(folder / "data") as server:
         async with AsyncClient(server.target) as client:
             await ready(client)
-            demo = Demo(client, TrainingServiceStub(client._calls.channel))
+            demo = Demo(client)
             return await walk(client, demo, num_corrections)
 
 

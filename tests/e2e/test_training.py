@@ -160,8 +160,7 @@ async def test_what_cannot_be_trained_on_is_said(running: ServerUnderTest) -> No
     assert job.attempt == 1
     assert "needed" in job.message
     same = [
-        {"prompt": f"word {i}", "task": "one", "label": "spam", "author": str(i)}
-        for i in range(40)
+        {"prompt": f"word {i}", "task": "one", "label": "spam", "author": str(i)} for i in range(40)
     ]
     await submit(running, same)
     spec = {"dataset": {"selection": {"tasks": ["one"], "format": "classification"}}}
@@ -170,9 +169,7 @@ async def test_what_cannot_be_trained_on_is_said(running: ServerUnderTest) -> No
     assert "spam" in job.message
 
 
-async def test_a_job_is_cancelled_while_it_trains(
-    running: ServerUnderTest, tmp_path: Path
-) -> None:
+async def test_a_job_is_cancelled_while_it_trains(running: ServerUnderTest, tmp_path: Path) -> None:
     await label_words(running, 60)
     spec = {**SPEC, "hyperparameters": {"epochs": 500.0}}
     job = await running.client.training.start("lengths", **spec)
