@@ -12,6 +12,7 @@ from graftwork import requests, responses
 from graftwork.aio_adapters import AsyncAdapters
 from graftwork.aio_calls import AsyncCalls
 from graftwork.aio_feedback import AsyncFeedbackJournal
+from graftwork.aio_training import AsyncTraining
 from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Pem
 from graftwork.errors import from_rpc_error
 from graftwork.requests import GenerateOptions
@@ -104,6 +105,7 @@ class AsyncClient:
         self._stub = GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
         self.adapters = AsyncAdapters(self._calls)
         self.feedback = AsyncFeedbackJournal(self._calls)
+        self.training = AsyncTraining(self._calls)
 
     async def generate(
         self,

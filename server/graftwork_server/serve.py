@@ -28,10 +28,13 @@ from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
 from graftwork_adapters.store import ImmutableStore
+from graftwork_trainer.jobs.launcher import WorkerSettings
 from graftwork_trainer.journal.errors import JournalNotUsable
 from graftwork_trainer.journal.journal import Journal
 from graftwork_trainer.journal.judge import Rules
 from graftwork_trainer.journal.service import FeedbackServicer
+from graftwork_trainer.methods.catalogue import trainable_methods
+from graftwork_trainer.wiring import Training, TrainingSettings
 from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
@@ -111,7 +114,7 @@ def load_base(settings: Settings) -> BaseModel:
         quantization="int8" if quantization == "auto" else quantization,
         device=torch.device(device),
     )
-    share_weights(base, settings.data_dir / "base")
+    share_weights(base, settings.base_dir)
     return base
 
 
@@ -194,6 +197,12 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             adapter_servicer, server
         )
         services = [*SERVICES, *add_feedback_service(server, journal, stack)]
+        training = build_training(
+            settings, base, journal=journal, registry=registry, metrics=metrics, ids=ids
+        )
+        if training is not None:
+            stack.callback(training.close)
+            services += training.add_to(server)
         health_servicer = add_health(server, services)
         port = bind(server, settings.grpc)
         metrics_server = MetricsServer(
@@ -204,11 +213,15 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         for service in ("", *services):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
+            if training is not None:
+                await training.start()
             yield RunningServer(
                 port, metrics_server.port, base, scheduler, dispatcher, registry, journal
             )
         finally:
             await health_servicer.enter_graceful_shutdown()
+            if training is not None:
+                await training.stop()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
                 logger.warning("%d requests were cut off", dispatcher.num_in_flight)
             await server.stop(grace=1.0)
@@ -323,6 +336,37 @@ def add_feedback_service(
         FeedbackServicer(journal, reading), server
     )
     return [FEEDBACK_SERVICE]
+
+
+def build_training(
+    settings: Settings,
+    base: BaseModel,
+    *,
+    journal: Journal | None,
+    registry: Registry,
+    metrics: Metrics,
+    ids: IdGenerator,
+) -> Training | None:
+    """None where training is not enabled, or there is no journal to keep its jobs."""
+    if not settings.training.enabled or journal is None:
+        return None
+    wanted = settings.training
+    workers = WorkerSettings(
+        threads=wanted.threads,
+        niceness=wanted.niceness,
+        scheduling=wanted.scheduling,
+        max_duration_s=wanted.max_job_duration_s,
+    )
+    return Training(
+        TrainingSettings(workers, check_interval_s=wanted.check_interval_s),
+        journal=journal,
+        adapters=registry,
+        registry=metrics.registry,
+        data=settings.data_dir / "training",
+        base=settings.base_dir / base.digest.removeprefix("sha256:"),
+        methods=trainable_methods().keys(),
+        new_id=ids.new,
+    )
 
 
 def build_runner(
