@@ -35,8 +35,9 @@ from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.records import CanaryDraft, Progress
 from graftwork_trainer.jobs.spec import JobSpec, PromotionMode
 from graftwork_trainer.jobs.states import JobState
+from graftwork_trainer.recipes.online import ServingAccess
 from graftwork_trainer.recipes.run import TrainingProgress, TrainingRun
-from graftwork_trainer.recipes.table import RECIPES
+from graftwork_trainer.recipes.table import ONLINE_RECIPES, RECIPES
 from graftwork_trainer.search import search
 
 Tell = Callable[[events.Event], None]
@@ -113,15 +114,29 @@ class JobPhases:
 
     @cached_property
     def _recipe(self) -> Callable[[TrainingRun], Path]:
-        recipe = RECIPES[self._spec.recipe]
+        name, options = self._spec.recipe, self._spec.recipe_options
 
         def train(run: TrainingRun) -> Path:
             self._stop.wait_for_checkpoint(True)
-            folder = recipe(run)
+            if name in ONLINE_RECIPES:
+                folder = ONLINE_RECIPES[name](run, self._serving, options)
+            else:
+                folder = RECIPES[name](run, options)
             self._stop.wait_for_checkpoint(False)
             return folder
 
         return train
+
+    @property
+    def _serving(self) -> ServingAccess:
+        tasks = self._spec.dataset.settings.selection.tasks if self._spec.dataset.settings else ()
+        return ServingAccess(
+            target=self._order.server,
+            adapter=self._spec.adapter,
+            owner=self._order.job_id,
+            task=tasks[0] if len(tasks) == 1 else self._spec.adapter,
+            initial_version=self._spec.initial_version,
+        )
 
     @cached_property
     def _base(self) -> TrainingBase:
