@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import pi
 
 import torch
+from graftwork_adapters.base_file.panels import PANEL, to_panels
 from graftwork_adapters.canonical import KhatriRaoPair
 from graftwork_adapters.canonical_linear import (
     AddedTerm,
@@ -24,7 +25,6 @@ from graftwork_adapters.shared_tensors import SharedTensors
 from torch import Tensor
 from torch.nn import functional
 
-from graftwork_adapters.base_file.panels import PANEL, to_panels
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
