@@ -118,7 +118,7 @@ class CudaNF4Linear(QuantizedLinear):
         return weight
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = bitsandbytes.matmul_4bit(  # type: ignore[attr-defined]
+        y: Tensor = bitsandbytes.matmul_4bit(
             x, self.codes, self._state(), bias=bias
         )
         return y
