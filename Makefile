@@ -79,6 +79,9 @@ bench-train: setup model ## Measure training against plain TRL and PEFT
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
+demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 

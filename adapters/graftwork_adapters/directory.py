@@ -99,6 +99,13 @@ class Directory:
                 return Page(tuple(found[:page_size]), token)
         return Page(tuple(found), "")
 
+    def ephemeral_versions(self, name: str, owner: str) -> tuple[VersionRecord, ...]:
+        """What the owner has of an adapter; at most one between two calls."""
+        with self._lock:
+            adapter = self._adapters.get(name)
+        versions = () if adapter is None else adapter.versions.values()
+        return tuple(version for version in versions if version.ephemeral_owner == owner)
+
     def leases(self) -> Mapping[str, int]:
         """Leases by digest; empty when no request runs."""
         return self._leases.counts()

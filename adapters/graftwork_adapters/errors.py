@@ -6,6 +6,7 @@ WireError                      client/graftwork/status.py
     ├── NoLiveVersion          FAILED_PRECONDITION  the name points at no version
     ├── NothingToRollBack      FAILED_PRECONDITION  no earlier live version is left
     ├── VersionInUse           FAILED_PRECONDITION  deleting what is live or in a split
+    ├── EphemeralVersion       FAILED_PRECONDITION  moving traffic to what is soon gone
     ├── RequestIdReused        INVALID_ARGUMENT     one request_id, two different requests
     ├── PathNotAllowed         PERMISSION_DENIED    outside the adapter roots, after links
     ├── SourceNotFound         NOT_FOUND            nothing readable at an allowed path
@@ -74,6 +75,18 @@ class VersionInUse(AdapterError):
         )
 
 
+class EphemeralVersion(AdapterError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "EPHEMERAL_VERSION"
+
+    def __init__(self, selector: str, *, field: str) -> None:
+        super().__init__(
+            f'adapter version "{selector}" is ephemeral: upload it without ephemeral_owner first',
+            field=field,
+            metadata={"adapter": selector},
+        )
+
+
 class RequestIdReused(AdapterError):
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "REQUEST_ID_REUSED"
@@ -121,9 +134,11 @@ class InvalidArtifact(AdapterError):
 class UnsupportedMethod(InvalidArtifact):
     reason = "UNSUPPORTED_METHOD"
 
-    def __init__(self, peft_type: str, supported: Iterable[str]) -> None:
+    def __init__(self, peft_type: str, supported: Iterable[str], why: str | None) -> None:
+        """`why` is the reason for a method of PEFT's, None for a name that it does not know."""
+        known = "it is no method of PEFT's that this version knows" if why is None else why
         super().__init__(
-            f'adapter_config.json: peft_type "{peft_type}" is not supported; '
+            f'adapter_config.json: peft_type "{peft_type}" is not supported: {known}; '
             f"supported are {', '.join(sorted(supported))}",
             metadata={"peft_type": peft_type},
         )

@@ -51,6 +51,7 @@ def version_message(record: VersionRecord, residency: Residency) -> pb.AdapterVe
         create_time=_timestamp(record.create_time_ns),
         source=record.source,
         labels=record.labels,
+        ephemeral=record.is_ephemeral,
     )
 
 

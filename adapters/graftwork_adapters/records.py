@@ -36,6 +36,13 @@ class VersionRecord:
     source: str
     create_time_ns: int  # since the epoch
     labels: tuple[str, ...] = ()
+    # Whose next version replaces it: it has no row, and its files do not survive the process.
+    # "" for a version that stays.
+    ephemeral_owner: str = ""
+
+    @property
+    def is_ephemeral(self) -> bool:
+        return self.ephemeral_owner != ""
 
     @property
     def selector(self) -> str:

@@ -82,6 +82,15 @@ class Registrar:
             name, draft, publish=staging.commit, make_live=make_live, request=request
         )
 
+    def register_ephemeral(
+        self, name: str, staging: Staging, owner: str, *, task_id: int | None = None
+    ) -> VersionRecord:
+        """From files that the caller has sent into an ephemeral staging; an equal upload of the
+        same owner gets the same version. Raises AdapterError."""
+        _choose_task(staging, task_id)
+        draft = self._check(staging, staging.finish(), UPLOAD_SOURCE)
+        return self.registry.register_ephemeral(name, draft, owner, publish=staging.commit)
+
     def _check(self, staging: Staging, digest: str, source: str) -> VersionDraft:
         """Lowers the files once, so that whatever is wrong with them shows before they are kept."""
         artifact = read_artifact(staging.folder, self.limits)

@@ -18,6 +18,7 @@ from typing import Any
 
 from graftwork_adapters.directory import Directory
 from graftwork_adapters.errors import (
+    EphemeralVersion,
     NothingToRollBack,
     RequestIdReused,
     UnknownAdapter,
@@ -121,22 +122,60 @@ class Registry(Directory):
             self._put(adapter)
             return version
 
+    def register_ephemeral(
+        self, name: str, draft: VersionDraft, owner: str, *, publish: Callable[[], None]
+    ) -> VersionRecord:
+        """Gives a checked version its number, and takes the owner's earlier one of this adapter
+        away. Only the number outlives the process, so that it is never given twice.
+
+        The owner's present version is returned where its files are equal.
+        """
+        with self._write_lock:
+            now = self._clock_ns()
+            adapter = self._adapters.get(name) or _new_adapter(name, now)
+            earlier = [v for v in adapter.versions.values() if v.ephemeral_owner == owner]
+            for version in earlier:
+                if version.digest == draft.digest:
+                    return version
+            publish()
+            with self._unless_written(draft.digest):
+                version = VersionRecord(
+                    adapter=name,
+                    version=adapter.next_version,
+                    create_time_ns=now,
+                    ephemeral_owner=owner,
+                    **asdict(draft),
+                )
+                kept = {n: v for n, v in adapter.versions.items() if v not in earlier}
+                adapter = replace(
+                    adapter,
+                    next_version=version.version + 1,
+                    versions={**kept, version.version: version},
+                )
+                adapter = _touched(adapter, now)
+                with self._database.transaction():
+                    self._database.save_adapter(adapter)
+            self._put(adapter)
+            for replaced in earlier:
+                self._free(replaced.digest)
+            return version
+
     def update(
         self, name: str, change: AdapterChange, *, request: MutationRequest | None = None
     ) -> AdapterRecord:
         """Moves the live version or the traffic split, or pins. Raises UnknownAdapter, also for a
-        version, and InvalidFieldError."""
+        version, EphemeralVersion, and InvalidFieldError."""
         with self._write_lock:
             if (answer := self._recall(request)) is not None:
                 return adapter_from_answer(answer)
             adapter = self._adapter(Selector(name))
             if change.live_version is not None:
-                _check_exists(adapter, change.live_version, "adapter.live_version")
+                _check_can_serve(adapter, change.live_version, "adapter.live_version")
                 adapter = _with_live(adapter, change.live_version)
             if change.traffic_split is not None:
                 split = check_split(change.traffic_split, field="adapter.traffic_split")
                 for share in split:
-                    _check_exists(adapter, share.version, "adapter.traffic_split.version")
+                    _check_can_serve(adapter, share.version, "adapter.traffic_split.version")
                 record = replace(adapter.record, traffic_split=split)
                 adapter = replace(adapter, record=record)
             if change.pinned is not None:
@@ -258,6 +297,11 @@ def _with_live(adapter: StoredAdapter, version: int) -> StoredAdapter:
     return replace(adapter, record=record, live_history=history[-_MAX_HISTORY:])
 
 
-def _check_exists(adapter: StoredAdapter, version: int, field: str) -> None:
-    if version and version not in adapter.versions:
-        raise UnknownAdapter(f"{adapter.record.name}@{version}", field=field)
+def _check_can_serve(adapter: StoredAdapter, number: int, field: str) -> None:
+    if number == 0:
+        return
+    version = adapter.versions.get(number)
+    if version is None:
+        raise UnknownAdapter(f"{adapter.record.name}@{number}", field=field)
+    if version.is_ephemeral:
+        raise EphemeralVersion(version.selector, field=field)

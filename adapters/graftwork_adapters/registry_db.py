@@ -72,7 +72,8 @@ _MIGRATIONS = (
     """,
 )
 _BUSY_TIMEOUT_S = 5.0
-_VERSION_COLUMNS = tuple(field.name for field in fields(VersionRecord))
+# Ephemeral versions have no row.
+_VERSION_COLUMNS = tuple(f.name for f in fields(VersionRecord) if f.name != "ephemeral_owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +187,10 @@ class RegistryDatabase:
     def insert_version(self, version: VersionRecord) -> None:
         marks = ", ".join("?" * len(_VERSION_COLUMNS))
         columns = ", ".join(_VERSION_COLUMNS)
+        values = {**asdict(version), "labels": json.dumps(version.labels)}
         self._connection.execute(
             f"INSERT INTO versions ({columns}) VALUES ({marks})",  # noqa: S608 - fixed names
-            tuple({**asdict(version), "labels": json.dumps(version.labels)}.values()),
+            tuple(values[name] for name in _VERSION_COLUMNS),
         )
 
     def delete_version(self, version: VersionRecord) -> None:

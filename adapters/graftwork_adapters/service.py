@@ -32,6 +32,7 @@ from graftwork_adapters.selector import Selector, parse_name
 from graftwork_adapters.store import Staging
 
 MAX_CHUNK_BYTES = 1024**2
+MAX_OWNER_CHARS = 128
 
 Result = TypeVar("Result")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -86,19 +87,23 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         name = parse_name(header.adapter, field="header.adapter")
         request_id = check_request_id(header.request_id)
         task_id = _task_id(header, "header.task_id")
+        owner = _ephemeral_owner(header)
         # Inline: a mkdir, and a cancelled await would leave its folder behind.
-        staging = self._store.stage()
+        staging = self._store.stage(ephemeral=owner != "")
         try:
             await self._receive(request_iterator, staging)
-            version = await self._mutate(
-                name,
-                self._registrar.register_upload,
-                name,
-                staging,
-                make_live=header.make_live if header.HasField("make_live") else None,
-                request_id=request_id,
-                task_id=task_id,
-            )
+            if owner:
+                version = await self._replace_ephemeral(name, staging, owner, task_id)
+            else:
+                version = await self._mutate(
+                    name,
+                    self._registrar.register_upload,
+                    name,
+                    staging,
+                    make_live=header.make_live if header.HasField("make_live") else None,
+                    request_id=request_id,
+                    task_id=task_id,
+                )
         finally:
             # Not awaited: a caller that hung up has cancelled this coroutine. The one background
             # thread runs it after any registration that still uses the folder.
@@ -179,8 +184,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
             selector,
             request=mutation_request(request.request_id, request),
         )
-        if not self._registry.is_registered(version.digest):
-            await self._residency.unload(version)
+        await self._unload_unregistered(version)
         return empty_pb2.Empty()
 
     async def UpdateAdapter(
@@ -231,6 +235,21 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         await self._residency.unload(version)
         return self._version_message(version)
 
+    async def _replace_ephemeral(
+        self, name: str, staging: Staging, owner: str, task_id: int | None
+    ) -> VersionRecord:
+        earlier = self._registry.ephemeral_versions(name, owner)
+        version = await self._mutate(
+            name, self._registrar.register_ephemeral, name, staging, owner, task_id=task_id
+        )
+        for replaced in earlier:
+            await self._unload_unregistered(replaced)
+        return version
+
+    async def _unload_unregistered(self, version: VersionRecord) -> None:
+        if not self._registry.is_registered(version.digest):
+            await self._residency.unload(version)
+
     async def _receive(
         self, messages: AsyncIterator[pb.UploadAdapterVersionRequest], staging: Staging
     ) -> None:
@@ -273,6 +292,17 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         for digest in pinned - self._pinned:
             self._residency.set_pinned(digest, True)
         self._pinned = pinned
+
+
+def _ephemeral_owner(header: pb.UploadAdapterVersionRequest.Header) -> str:
+    owner = header.ephemeral_owner
+    if len(owner) > MAX_OWNER_CHARS:
+        raise InvalidFieldError(
+            "header.ephemeral_owner", f"must have at most {MAX_OWNER_CHARS} characters"
+        )
+    if owner and header.make_live:
+        raise InvalidFieldError("header.make_live", "an ephemeral version can never be live")
+    return owner
 
 
 def _task_id(

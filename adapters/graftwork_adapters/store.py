@@ -1,9 +1,12 @@
 """The immutable store: one folder per content digest, there in full or not at all.
 
     ROOT/versions/HEX/     the files of one adapter, under the digest over them
+    ROOT/ephemeral/HEX/    the same, not synced, and gone at the next start
     ROOT/staging/RANDOM/   being written; whatever a crash leaves here is removed at the next start
 
-Files and folder are synced before the rename that publishes them, and the parent after it.
+Files and folder are synced before the rename that publishes them, and the parent after it. Those of
+ephemeral versions never are: they stay in the page cache and are mostly removed before the system
+would write them.
 """
 
 import contextlib
@@ -43,9 +46,11 @@ class ImmutableStore:
             self._lock_file.close()
             raise RuntimeError(f"another process has the adapter store {root} open") from None
         self._versions = root / "versions"
+        self._ephemeral = root / "ephemeral"
         self._staging = root / "staging"
-        shutil.rmtree(self._staging, ignore_errors=True)
-        for folder in (self._versions, self._staging):
+        for folder in (self._ephemeral, self._staging):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self._versions, self._ephemeral, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
         _sync_folder(root)
 
@@ -53,18 +58,22 @@ class ImmutableStore:
         """Lets another process open the store; idempotent."""
         self._lock_file.close()
 
-    def stage(self) -> "Staging":
+    def stage(self, *, ephemeral: bool = False) -> "Staging":
         """An empty folder to write an adapter into; leaving its `with` block without `commit`
         removes it."""
         with _disk_errors():
             folder = Path(tempfile.mkdtemp(dir=self._staging))
-        return Staging(folder, self._versions, self._limits)
+        if ephemeral:
+            return Staging(folder, self._ephemeral, self._limits, durable=False)
+        return Staging(folder, self._versions, self._limits, durable=True)
 
     def path(self, digest: str) -> Path:
         """The folder of a version; it exists while the registry knows the digest."""
         if _DIGEST.fullmatch(digest) is None:
             raise ValueError(f"not a digest: {digest!r}")
-        return self._versions / digest.removeprefix("sha256:")
+        name = digest.removeprefix("sha256:")
+        folder = self._ephemeral / name
+        return folder if folder.exists() else self._versions / name
 
     def size_bytes(self, digest: str) -> int | None:
         """Bytes of a version's files, None unless they make an adapter."""
@@ -84,7 +93,7 @@ class ImmutableStore:
         return tuple(name for name in ALL_FILES if (folder / name).is_file())
 
     def digests(self) -> frozenset[str]:
-        """Every version on disk."""
+        """Every version on disk but the ephemeral ones."""
         names = (f"sha256:{entry.name}" for entry in self._versions.iterdir())
         return frozenset(name for name in names if _DIGEST.fullmatch(name))
 
@@ -92,8 +101,11 @@ class ImmutableStore:
         """Removes a version; one that is not there is removed already."""
         # Renamed first, so that a crash in between leaves no folder with half its files.
         doomed = Path(tempfile.mkdtemp(dir=self._staging))
+        name = self.path(digest).name
+        with contextlib.suppress(FileNotFoundError):
+            (self._ephemeral / name).rename(doomed / "ephemeral")
         try:
-            self.path(digest).rename(doomed / "version")
+            (self._versions / name).rename(doomed / "version")
         except FileNotFoundError:
             pass
         else:
@@ -105,10 +117,13 @@ class Staging:
     """One adapter being written. Thread-safe: a caller that gives up may discard it while another
     thread still writes, whose next write then fails."""
 
-    def __init__(self, folder: Path, versions: Path, limits: AdapterLimits) -> None:
+    def __init__(
+        self, folder: Path, versions: Path, limits: AdapterLimits, *, durable: bool
+    ) -> None:
         self.folder = folder
         self._versions = versions
         self._limits = limits
+        self._durable = durable
         self._lock = threading.Lock()
         self._open_file: tuple[str, IO[bytes]] | None = None
         self._hashes: dict[str, hashlib._Hash] = {}
@@ -164,7 +179,8 @@ class Staging:
         self.write(filename, data)
 
     def finish(self) -> str:
-        """Syncs the files; returns the digest over them. Nothing may be written after it."""
+        """Closes the files, and syncs them unless the version is ephemeral; returns the digest over
+        them. Nothing may be written after it."""
         with self._lock, _disk_errors():
             self._check_open()
             self._close_file()
@@ -172,11 +188,13 @@ class Staging:
                 if not size:
                     raise InvalidArtifact(f"{filename} is empty")
             check_complete(self._sizes)
-            _sync_folder(self.folder)
+            if self._durable:
+                _sync_folder(self.folder)
             return self._digest()
 
     def commit(self) -> None:
-        """Publishes the folder under its digest, durably. Equal content that is there stays."""
+        """Publishes the folder under its digest, durably unless the version is ephemeral. Equal
+        content that is there stays."""
         with self._lock, _disk_errors():
             self._check_open()
             if self._open_file is not None:
@@ -189,7 +207,8 @@ class Staging:
                     raise
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._closed = True
-            _sync_folder(self._versions)
+            if self._durable:
+                _sync_folder(self._versions)
 
     def discard(self) -> None:
         """Removes what was written, unless it is committed; may be called twice."""
@@ -228,7 +247,8 @@ class Staging:
         self._open_file = None
         with file:
             file.flush()
-            os.fsync(file.fileno())
+            if self._durable:
+                os.fsync(file.fileno())
 
     def _check_open(self) -> None:
         if self._closed:

@@ -51,6 +51,7 @@ class Adapters:
         *,
         make_live: bool | None = None,
         task_id: int | None = None,
+        ephemeral_owner: str = "",
         progress: Progress | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
@@ -58,10 +59,11 @@ class Adapters:
         """Registers a version from a PEFT folder of the caller.
 
         Sends the config, the safetensors file and the model card; `progress` is called from
-        another thread with the bytes sent and the bytes in all.
+        another thread with the bytes sent and the bytes in all. With an `ephemeral_owner`, the
+        version is served until the owner's next one replaces it, and is never live.
         """
         source = AdapterFolder.scan(folder)
-        header = requests.upload_header(adapter, make_live, request_id, task_id)
+        header = requests.upload_header(adapter, make_live, request_id, task_id, ephemeral_owner)
 
         def messages() -> Iterator[adapter_pb.UploadAdapterVersionRequest]:
             yield header

@@ -257,11 +257,16 @@ def create_version_request(
 
 
 def upload_header(
-    adapter: str, make_live: bool | None, request_id: str | None, task_id: int | None = None
+    adapter: str,
+    make_live: bool | None,
+    request_id: str | None,
+    task_id: int | None = None,
+    ephemeral_owner: str = "",
 ) -> adapter_pb.UploadAdapterVersionRequest:
     request = adapter_pb.UploadAdapterVersionRequest()
     request.header.request_id = request_id or new_request_id()
     set_field(request.header, "adapter", adapter, "header.adapter")
+    set_field(request.header, "ephemeral_owner", ephemeral_owner, "header.ephemeral_owner")
     if make_live is not None:
         request.header.make_live = make_live
     if task_id is not None:

@@ -183,6 +183,7 @@ def adapter_version(message: adapter_pb.AdapterVersion) -> AdapterVersion:
         create_time=time(message.create_time),
         source=message.source,
         labels=tuple(message.labels),
+        ephemeral=message.ephemeral,
     )
 
 

@@ -264,6 +264,7 @@ class AdapterVersion:
     create_time: datetime
     source: str
     labels: tuple[str, ...] = ()  # of a classifier; one of a reward model
+    ephemeral: bool = False  # gone with its owner's next version, or with the server
 
     @property
     def selector(self) -> str:

@@ -35,7 +35,8 @@ class ModelNotUsable(StartupError):
 class BaseModel:
     """The transformers model with its linear modules quantized; a `BaseDescription` for lowering.
 
-    `linear_modules` are the modules that adapters may change, by name.
+    `linear_modules` are the modules that adapters may change, by name. `transposed` names those
+    whose weight the unquantized model, and so a file with a saved one, holds transposed.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BaseModel:
         quantization: str,
         device: torch.device,
         num_parameters: int,
+        transposed: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -59,7 +61,8 @@ class BaseModel:
             name: module for name, module in model.named_modules() if is_linear(module)
         }
         self.linear_modules: Mapping[str, LinearModule] = {
-            name: describe_linear(module) for name, module in self._linears.items()
+            name: describe_linear(module, is_transposed=name in transposed)
+            for name, module in self._linears.items()
         }
         self._others: dict[str, nn.Module] = {
             name: module
@@ -168,11 +171,12 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def describe_linear(module: nn.Linear | Conv1D) -> LinearModule:
+def describe_linear(module: nn.Linear | Conv1D, *, is_transposed: bool) -> LinearModule:
     if isinstance(module, Conv1D):
         in_features, out_features = module.weight.shape
-        return LinearModule(in_features, out_features, has_bias=True, is_transposed=True)
-    return LinearModule(module.in_features, module.out_features, module.bias is not None)
+    else:
+        in_features, out_features = module.in_features, module.out_features
+    return LinearModule(in_features, out_features, module.bias is not None, is_transposed)
 
 
 def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
@@ -232,6 +236,7 @@ def prepare_base_model(
     model.set_attn_implementation(PAGED_ATTENTION)
     model.eval().requires_grad_(requires_grad=False)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    transposed = frozenset(n for n, module in model.named_modules() if isinstance(module, Conv1D))
     if quantization != "none":
         quantize_modules(model, quantization, device)
     if device.type == "cpu":
@@ -244,6 +249,7 @@ def prepare_base_model(
         quantization=quantization,
         device=device,
         num_parameters=num_parameters,
+        transposed=transposed,
     )
 
 

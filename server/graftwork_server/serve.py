@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -28,38 +27,31 @@ from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
 from graftwork_adapters.service import AdapterServicer
 from graftwork_adapters.store import ImmutableStore
+from graftwork_trainer.jobs.launcher import WorkerSettings
 from graftwork_trainer.journal.errors import JournalNotUsable
 from graftwork_trainer.journal.journal import Journal
 from graftwork_trainer.journal.judge import Rules
 from graftwork_trainer.journal.service import FeedbackServicer
+from graftwork_trainer.methods.catalogue import trainable_methods
+from graftwork_trainer.wiring import Training, TrainingSettings
 from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
 from graftwork_server.adapter_choice import AdapterChooser
-from graftwork_server.adapter_loader import AdapterLoader
-from graftwork_server.attention import allocate_kv_caches, kv_bytes_per_block
 from graftwork_server.base_model import BaseModel, load_base_model
-from graftwork_server.calls import Limits
-from graftwork_server.commands import CommandQueue
-from graftwork_server.compositions import Compositions
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.default_model import DISPLAY_NAME, ensure_default_model
 from graftwork_server.detokenizer import Detokenizer
-from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.dispatcher import Dispatcher
-from graftwork_server.engine import Engine
+from graftwork_server.engine_parts import build_engine, usable_cores
 from graftwork_server.errors import EngineDied, StartupError
 from graftwork_server.generation_log import template_hash
 from graftwork_server.generation_service import GenerationParts, GenerationServicer
 from graftwork_server.grpc_server import add_health, bind, new_grpc_server
 from graftwork_server.ids import IdGenerator
 from graftwork_server.kernels.build import load_kernels
-from graftwork_server.limits import SchedulerConfig
 from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
-from graftwork_server.residency import Tiers
-from graftwork_server.runner import Runner
-from graftwork_server.sampler import Sampler
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
 from graftwork_server.shared_weights import share_weights
@@ -68,9 +60,6 @@ from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
 
 logger = logging.getLogger(__name__)
-
-# On two cores the default model prefills about 1.2 tokens per millisecond.
-CPU_PREFILL_TOKENS_WHILE_DECODING = 32
 
 SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -111,7 +100,7 @@ def load_base(settings: Settings) -> BaseModel:
         quantization="int8" if quantization == "auto" else quantization,
         device=torch.device(device),
     )
-    share_weights(base, settings.data_dir / "base")
+    share_weights(base, settings.base_dir)
     return base
 
 
@@ -139,43 +128,26 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         ids = IdGenerator()
         journal = open_journal(settings, metrics, ids, stack)
 
-        scheduler = Scheduler(scheduler_config(settings, base))
-        compositions = Compositions()
-        loader = AdapterLoader(store, limits, base, compositions, factor_dtype_of(settings, base))
-        commands = CommandQueue()
-        device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
-        tiers = Tiers(
-            scheduler,
-            device_adapters,
-            commands,
-            metrics,
-            load=loader.load,
-            executor=loading,
-            host_budget_bytes=settings.adapters.host_cache_bytes,
-        )
-        runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
-        engine = Engine(scheduler, runner, tiers, commands, metrics)
-        dispatcher = Dispatcher(engine, max_in_flight=max_in_flight(settings))
-        engine.start(
-            dispatcher.publish,
-            dispatcher.engine_died,
+        parts = build_engine(settings, base, store, limits, loading=loading, metrics=metrics)
+        parts.engine.start(
+            parts.dispatcher.publish,
+            parts.dispatcher.engine_died,
             threads=settings.engine.threads or usable_cores(),
         )
-        stack.callback(engine.stop)
-
-        request_limits = limits_of(settings, scheduler.config)
-        parts = GenerationParts(
+        stack.callback(parts.engine.stop)
+        dispatcher = parts.dispatcher
+        generation = GenerationParts(
             base=base,
-            adapters=AdapterChooser(registry, compositions),
+            adapters=AdapterChooser(registry, parts.compositions),
             dispatcher=dispatcher,
             validator=RequestValidator(
-                request_limits, base.vocab_size, lambda: secrets.randbits(64)
+                parts.request_limits, base.vocab_size, lambda: secrets.randbits(64)
             ),
             prompts=PromptBuilder(base.tokenizer),
             version_prompts=VersionPrompts(store, limits),
             constraints=ConstraintCompiler(base.tokenizer, base.end_token_ids, base.vocab_size),
             detokenizer=Detokenizer(base.tokenizer),
-            limits=request_limits,
+            limits=parts.request_limits,
             metrics=metrics,
             executor=preparing,
             ids=ids,
@@ -185,15 +157,21 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         live_versions = LiveVersions(registry, metrics)
         live_versions.report_all()
         registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
-        adapter_servicer = AdapterServicer(registrar, tiers, checking, live_versions.report)
+        adapter_servicer = AdapterServicer(registrar, parts.tiers, checking, live_versions.report)
         server = new_grpc_server(settings.grpc, metrics, lambda: dispatcher.is_draining)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            GenerationServicer(parts), server
+            GenerationServicer(generation), server
         )
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
             adapter_servicer, server
         )
         services = [*SERVICES, *add_feedback_service(server, journal, stack)]
+        training = build_training(
+            settings, base, journal=journal, registry=registry, metrics=metrics, ids=ids
+        )
+        if training is not None:
+            stack.callback(training.close)
+            services += training.add_to(server)
         health_servicer = add_health(server, services)
         port = bind(server, settings.grpc)
         metrics_server = MetricsServer(
@@ -204,11 +182,15 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         for service in ("", *services):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
         try:
+            if training is not None:
+                await training.start()
             yield RunningServer(
-                port, metrics_server.port, base, scheduler, dispatcher, registry, journal
+                port, metrics_server.port, base, parts.scheduler, dispatcher, registry, journal
             )
         finally:
             await health_servicer.enter_graceful_shutdown()
+            if training is not None:
+                await training.stop()
             if not await dispatcher.drain(settings.grpc.drain_grace_s):
                 logger.warning("%d requests were cut off", dispatcher.num_in_flight)
             await server.stop(grace=1.0)
@@ -245,35 +227,6 @@ def spare_long_collections() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
-    """What the settings, the base and the cache's memory allow together."""
-    engine = settings.engine
-    per_block = kv_bytes_per_block(kv_shapes(base), engine.block_size, base.dtype)
-    num_blocks = int(engine.kv_cache_bytes) // per_block
-    if num_blocks < 1:
-        raise StartupError(
-            f"engine.kv_cache_bytes: is {int(engine.kv_cache_bytes)}, and one block of this model "
-            f"takes {per_block}"
-        )
-    max_context = min(base.context_length, num_blocks * engine.block_size)
-    if engine.max_context_tokens is not None:
-        max_context = min(max_context, engine.max_context_tokens)
-    prefill_cap = engine.max_prefill_tokens_while_decoding
-    if prefill_cap is None and base.device.type == "cpu":
-        prefill_cap = CPU_PREFILL_TOKENS_WHILE_DECODING
-    return SchedulerConfig(
-        max_num_sequences=engine.max_num_sequences,
-        max_tokens_per_step=engine.max_tokens_per_step,
-        block_size=engine.block_size,
-        num_blocks=num_blocks,
-        max_context=max_context,
-        max_queued=max_in_flight(settings),
-        max_slots=settings.adapters.device_slots,
-        max_prefill_tokens_while_decoding=prefill_cap,
-        prefix_cache=engine.prefix_cache,
-    )
 
 
 def new_metrics(settings: Settings, base: BaseModel) -> Metrics:
@@ -325,55 +278,32 @@ def add_feedback_service(
     return [FEEDBACK_SERVICE]
 
 
-def build_runner(
-    settings: Settings, base: BaseModel, adapters: DeviceAdapters, num_blocks: int
-) -> Runner:
-    caches = allocate_kv_caches(
-        kv_shapes(base),
-        num_blocks=num_blocks,
-        block_size=settings.engine.block_size,
-        dtype=base.dtype,
-        device=base.device,
+def build_training(
+    settings: Settings,
+    base: BaseModel,
+    *,
+    journal: Journal | None,
+    registry: Registry,
+    metrics: Metrics,
+    ids: IdGenerator,
+) -> Training | None:
+    """None where training is not enabled, or there is no journal to keep its jobs."""
+    if not settings.training.enabled or journal is None:
+        return None
+    wanted = settings.training
+    workers = WorkerSettings(
+        threads=wanted.threads,
+        niceness=wanted.niceness,
+        scheduling=wanted.scheduling,
+        max_duration_s=wanted.max_job_duration_s,
     )
-    sampler = Sampler(base.vocab_size, base.device)
-    return Runner(base, adapters, sampler, caches, block_size=settings.engine.block_size)
-
-
-def kv_shapes(base: BaseModel) -> list[tuple[int, int]]:
-    return [(layer.num_kv_heads, layer.head_dim) for layer in base.layers]
-
-
-def factor_dtype_of(settings: Settings, base: BaseModel) -> torch.dtype | None:
-    """What low-rank factors are rounded to; None keeps the file's precision."""
-    rounded = settings.adapters.factor_dtype == "bfloat16" or (
-        settings.adapters.factor_dtype == "auto" and base.quantization != "none"
+    return Training(
+        TrainingSettings(workers, check_interval_s=wanted.check_interval_s),
+        journal=journal,
+        adapters=registry,
+        registry=metrics.registry,
+        data=settings.data_dir / "training",
+        base=settings.base_dir / base.digest.removeprefix("sha256:"),
+        methods=trainable_methods().keys(),
+        new_id=ids.new,
     )
-    return torch.bfloat16 if rounded else None
-
-
-def max_in_flight(settings: Settings) -> int:
-    """Sequences that run or wait; more are refused at once."""
-    return settings.engine.max_num_sequences + settings.engine.max_queued_requests
-
-
-def limits_of(settings: Settings, config: SchedulerConfig) -> Limits:
-    limits = settings.limits
-    return Limits(
-        max_context_tokens=config.max_context,
-        max_new_tokens=limits.max_new_tokens,
-        default_max_tokens=limits.default_max_tokens,
-        max_n=limits.max_n,
-        max_logprobs=limits.max_logprobs,
-        max_stop_strings=limits.max_stop_strings,
-        max_queued_requests=settings.engine.max_queued_requests,
-        max_adapter_rank=settings.adapters.max_rank,
-        max_device_adapters=settings.adapters.device_slots,
-        max_completions=limits.max_completions,
-    )
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -85,7 +85,7 @@ class AdapterSettings(_Frozen):
     max_upload_bytes: ByteSize = _setting("1GiB", "Largest version that is accepted.", gt=0)
     factor_dtype: Literal["auto", "file", "bfloat16"] = _setting(
         "auto",
-        "Precision of low-rank factors: as in the file, or rounded to bfloat16 for speed; auto "
+        "Precision of adapters' factors: as in the file, or rounded to bfloat16 for speed; auto "
         "rounds where the base is quantized.",
     )
 
@@ -153,6 +153,25 @@ class JournalSettings(_Frozen):
     )
 
 
+class TrainingSettings(_Frozen):
+    enabled: bool = _setting(
+        True, "Run training jobs, and serve TrainingService; needs the journal."
+    )
+    threads: Count = _setting(1, "Threads of a trainer.")
+    scheduling: Literal["idle", "nice"] = _setting(
+        "idle",
+        "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or "
+        "competes at its niceness.",
+    )
+    niceness: int = _setting(19, "Niceness of a trainer.", ge=0, le=19)
+    max_job_duration_s: float = _setting(
+        86400.0, "Longest that any job may run, in seconds over all its attempts.", gt=0
+    )
+    check_interval_s: float = _setting(
+        5.0, "Seconds between looks at training policies and canaries.", gt=0
+    )
+
+
 def _parse_labels(entries: tuple[str, ...]) -> tuple[str, ...]:
     """Checks `TASK=LABEL,LABEL`."""
     for entry in entries:
@@ -194,7 +213,12 @@ class Settings(_Frozen):
     limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    training: TrainingSettings = TrainingSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def base_dir(self) -> Path:
+        return self.data_dir / "base"
 
     @property
     def adapter_store_dir(self) -> Path:

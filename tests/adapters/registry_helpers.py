@@ -58,8 +58,8 @@ class OpenRegistry:
             )
 
 
-def staged(store: ImmutableStore, content: bytes) -> Staging:
-    staging = store.stage()
+def staged(store: ImmutableStore, content: bytes, *, ephemeral: bool = False) -> Staging:
+    staging = store.stage(ephemeral=ephemeral)
     staging.write(CONFIG_FILE, b"{}")
     staging.write(WEIGHTS_FILE, content)
     return staging

@@ -199,6 +199,22 @@ async def test_upload_equals_create_and_comes_back(served: Served, folder: Path)
     assert served.registry.leases() == {}
 
 
+async def test_an_ephemeral_upload_replaces_its_owners_last(served: Served, folder: Path) -> None:
+    other = save_lora(served.root / "other", tiny_llama(), r=2)
+    first = await served.upload("a", small_chunks(folder), ephemeral_owner="job")
+    assert (first.version, first.ephemeral) == (1, True)
+    await served.stub.LoadAdapter(pb.LoadAdapterRequest(adapter="a@1"))
+    second = await served.upload("a", small_chunks(other), ephemeral_owner="job")
+    assert second.version == 2
+    assert served.residency.resident == set()
+    adapter = await served.stub.GetAdapter(pb.GetAdapterRequest(name="a"))
+    assert adapter.live_version == 0
+    gone = served.stub.GetAdapterVersion(pb.GetAdapterVersionRequest(adapter="a@1"))
+    assert (await refused(gone))[:2] == ("NOT_FOUND", "UNKNOWN_ADAPTER")
+    await served.stub.DeleteAdapterVersion(pb.DeleteAdapterVersionRequest(adapter="a@2"))
+    assert not served.store.path(second.digest).exists()
+
+
 async def test_request_ids_make_mutations_idempotent(served: Served, folder: Path) -> None:
     request_id = str(uuid.uuid4())
     created = [await served.create("a", folder, request_id=request_id) for _ in range(2)]
@@ -309,6 +325,8 @@ async def test_fields_are_validated(served: Served, folder: Path) -> None:
         (served.update(["live_version"], name="a", live_version=-1), "adapter.live_version"),
         (stub.UploadAdapterVersion(iter([])), "header"),
         (served.upload("b", [(CONFIG_FILE, bytes(1024**2 + 1))]), "chunk.data"),
+        (served.upload("b", [], ephemeral_owner="o" * 129), "header.ephemeral_owner"),
+        (served.upload("b", [], ephemeral_owner="o", make_live=True), "header.make_live"),
     ]
     for call, field in cases:
         assert await refused(call) == ("INVALID_ARGUMENT", "INVALID_FIELD", field)

@@ -10,6 +10,7 @@ from graftwork.requests import (
     tokenize_request,
     update_request,
 )
+from graftwork.types import Origin
 from graftwork.v1 import generation_service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,11 @@ def test_zero_is_set() -> None:
     assert request.sampling.HasField("temperature")
     assert request.HasField("logprobs")
     assert request.HasField("store")
+
+
+def test_an_unknown_origin_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="origin: "):
+        generate_request("hi", {"origin": Origin.UNKNOWN})
 
 
 def test_every_option_reaches_its_field() -> None:
@@ -54,6 +60,8 @@ def test_every_option_reaches_its_field() -> None:
             "priority": -3,
             "episode_id": "episode",
             "store": True,
+            "task": "verses",
+            "origin": Origin.ROLLOUT,
         },
     )
     assert request == pb.GenerateRequest(
@@ -82,6 +90,8 @@ def test_every_option_reaches_its_field() -> None:
         priority=-3,
         episode_id="episode",
         store=True,
+        task="verses",
+        origin=pb.ORIGIN_ROLLOUT,
     )
 
 

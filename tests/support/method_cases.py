@@ -143,6 +143,13 @@ def _ia3(fields: Fields) -> IA3Config:
     return IA3Config(feedforward_modules=feedforward, **fields)
 
 
+def _saved_modules(fields: Fields) -> LoraConfig:
+    """A square weight among them, which has the same shape when it is transposed."""
+    is_gpt2 = "c_attn" in fields["target_modules"]
+    saved = ["ln_f", "attn.c_proj"] if is_gpt2 else ["model.norm", "o_proj"]
+    return LoraConfig(r=4, modules_to_save=saved, **fields)
+
+
 _CPT = {
     "cpt_token_ids": [7, 8, 9, 3],
     "cpt_mask": [1, 1, 1, 1],
@@ -155,6 +162,7 @@ CASES: Sequence[MethodCase] = (
     _weights("lora", LoraConfig, r=4, lora_alpha=8),
     _weights("dora", LoraConfig, r=4, lora_alpha=8, use_dora=True),
     _weights("lora_and_head", LoraConfig, r=4, modules_to_save=["lm_head"]),
+    MethodCase("lora_and_modules", "LORA", _saved_modules),
     _weights("lora_and_tokens", LoraConfig, r=4, trainable_token_indices=TOKENS[::-1]),
     MethodCase(
         "adalora", "ADALORA", lambda fields: AdaLoraConfig(init_r=6, total_step=10, **fields)

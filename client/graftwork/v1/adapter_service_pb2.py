@@ -27,55 +27,55 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"graftwork/v1/adapter_service.proto\x12\x0cgraftwork.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n\x0cTrafficShare\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0f\n\x07percent\x18\x02 \x01(\x05\"\xd2\x01\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0clive_version\x18\x02 \x01(\x03\x12\x31\n\rtraffic_split\x18\x03 \x03(\x0b\x32\x1a.graftwork.v1.TrafficShare\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd1\x02\n\x0e\x41\x64\x61pterVersion\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\x1a\n\x12num_virtual_tokens\x18\x06 \x01(\x05\x12\x16\n\x0enum_parameters\x18\x07 \x01(\x03\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x13\n\x0b\x62\x61se_digest\x18\t \x01(\t\x12\x15\n\rbase_verified\x18\n \x01(\x08\x12*\n\tresidency\x18\x0b \x01(\x0e\x32\x17.graftwork.v1.Residency\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\r \x01(\t\x12\x0e\n\x06labels\x18\x0e \x03(\t\"\x9a\x01\n\x1b\x43reateAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x16\n\tmake_live\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x14\n\x07task_id\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x0c\n\n_make_liveB\n\n\x08_task_id\"\x8a\x02\n\x1bUploadAdapterVersionRequest\x12\x42\n\x06header\x18\x01 \x01(\x0b\x32\x30.graftwork.v1.UploadAdapterVersionRequest.HeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.graftwork.v1.FileChunkH\x00\x1au\n\x06Header\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x16\n\tmake_live\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x07task_id\x18\x04 \x01(\x05H\x01\x88\x01\x01\x42\x0c\n\n_make_liveB\n\n\x08_task_idB\x06\n\x04part\"+\n\tFileChunk\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"0\n\x1d\x44ownloadAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"H\n\x1e\x44ownloadAdapterVersionResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.graftwork.v1.FileChunk\"!\n\x11GetAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListAdaptersResponse\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.graftwork.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x18GetAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"T\n\x1aListAdapterVersionsRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x1bListAdapterVersionsResponse\x12\x36\n\x10\x61\x64\x61pter_versions\x18\x01 \x03(\x0b\x32\x1c.graftwork.v1.AdapterVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x1b\x44\x65leteAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x83\x01\n\x14UpdateAdapterRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.graftwork.v1.Adapter\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\":\n\x16RollbackAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"%\n\x12LoadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"\'\n\x14UnloadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t*d\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x12\n\x0eRESIDENCY_DISK\x10\x01\x12\x12\n\x0eRESIDENCY_HOST\x10\x02\x12\x14\n\x10RESIDENCY_DEVICE\x10\x03\x32\xc8\x08\n\x0e\x41\x64\x61pterService\x12_\n\x14\x43reateAdapterVersion\x12).graftwork.v1.CreateAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12\x61\n\x14UploadAdapterVersion\x12).graftwork.v1.UploadAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion(\x01\x12u\n\x16\x44ownloadAdapterVersion\x12+.graftwork.v1.DownloadAdapterVersionRequest\x1a,.graftwork.v1.DownloadAdapterVersionResponse0\x01\x12\x44\n\nGetAdapter\x12\x1f.graftwork.v1.GetAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12U\n\x0cListAdapters\x12!.graftwork.v1.ListAdaptersRequest\x1a\".graftwork.v1.ListAdaptersResponse\x12Y\n\x11GetAdapterVersion\x12&.graftwork.v1.GetAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12j\n\x13ListAdapterVersions\x12(.graftwork.v1.ListAdapterVersionsRequest\x1a).graftwork.v1.ListAdapterVersionsResponse\x12Y\n\x14\x44\x65leteAdapterVersion\x12).graftwork.v1.DeleteAdapterVersionRequest\x1a\x16.google.protobuf.Empty\x12J\n\rUpdateAdapter\x12\".graftwork.v1.UpdateAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12N\n\x0fRollbackAdapter\x12$.graftwork.v1.RollbackAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12M\n\x0bLoadAdapter\x12 .graftwork.v1.LoadAdapterRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12Q\n\rUnloadAdapter\x12\".graftwork.v1.UnloadAdapterRequest\x1a\x1c.graftwork.v1.AdapterVersionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"graftwork/v1/adapter_service.proto\x12\x0cgraftwork.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n\x0cTrafficShare\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0f\n\x07percent\x18\x02 \x01(\x05\"\xd2\x01\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0clive_version\x18\x02 \x01(\x03\x12\x31\n\rtraffic_split\x18\x03 \x03(\x0b\x32\x1a.graftwork.v1.TrafficShare\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe4\x02\n\x0e\x41\x64\x61pterVersion\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\x05\x12\x1a\n\x12num_virtual_tokens\x18\x06 \x01(\x05\x12\x16\n\x0enum_parameters\x18\x07 \x01(\x03\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x13\n\x0b\x62\x61se_digest\x18\t \x01(\t\x12\x15\n\rbase_verified\x18\n \x01(\x08\x12*\n\tresidency\x18\x0b \x01(\x0e\x32\x17.graftwork.v1.Residency\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\r \x01(\t\x12\x0e\n\x06labels\x18\x0e \x03(\t\x12\x11\n\tephemeral\x18\x0f \x01(\x08\"\x9a\x01\n\x1b\x43reateAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x16\n\tmake_live\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x14\n\x07task_id\x18\x05 \x01(\x05H\x01\x88\x01\x01\x42\x0c\n\n_make_liveB\n\n\x08_task_id\"\xa4\x02\n\x1bUploadAdapterVersionRequest\x12\x42\n\x06header\x18\x01 \x01(\x0b\x32\x30.graftwork.v1.UploadAdapterVersionRequest.HeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.graftwork.v1.FileChunkH\x00\x1a\x8e\x01\n\x06Header\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x16\n\tmake_live\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x07task_id\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\x0f\x65phemeral_owner\x18\x05 \x01(\tB\x0c\n\n_make_liveB\n\n\x08_task_idB\x06\n\x04part\"+\n\tFileChunk\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"0\n\x1d\x44ownloadAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"H\n\x1e\x44ownloadAdapterVersionResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.graftwork.v1.FileChunk\"!\n\x11GetAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListAdaptersResponse\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.graftwork.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x18GetAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"T\n\x1aListAdapterVersionsRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x1bListAdapterVersionsResponse\x12\x36\n\x10\x61\x64\x61pter_versions\x18\x01 \x03(\x0b\x32\x1c.graftwork.v1.AdapterVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x1b\x44\x65leteAdapterVersionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x83\x01\n\x14UpdateAdapterRequest\x12&\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x15.graftwork.v1.Adapter\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\":\n\x16RollbackAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"%\n\x12LoadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"\'\n\x14UnloadAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t*d\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x12\n\x0eRESIDENCY_DISK\x10\x01\x12\x12\n\x0eRESIDENCY_HOST\x10\x02\x12\x14\n\x10RESIDENCY_DEVICE\x10\x03\x32\xc8\x08\n\x0e\x41\x64\x61pterService\x12_\n\x14\x43reateAdapterVersion\x12).graftwork.v1.CreateAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12\x61\n\x14UploadAdapterVersion\x12).graftwork.v1.UploadAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion(\x01\x12u\n\x16\x44ownloadAdapterVersion\x12+.graftwork.v1.DownloadAdapterVersionRequest\x1a,.graftwork.v1.DownloadAdapterVersionResponse0\x01\x12\x44\n\nGetAdapter\x12\x1f.graftwork.v1.GetAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12U\n\x0cListAdapters\x12!.graftwork.v1.ListAdaptersRequest\x1a\".graftwork.v1.ListAdaptersResponse\x12Y\n\x11GetAdapterVersion\x12&.graftwork.v1.GetAdapterVersionRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12j\n\x13ListAdapterVersions\x12(.graftwork.v1.ListAdapterVersionsRequest\x1a).graftwork.v1.ListAdapterVersionsResponse\x12Y\n\x14\x44\x65leteAdapterVersion\x12).graftwork.v1.DeleteAdapterVersionRequest\x1a\x16.google.protobuf.Empty\x12J\n\rUpdateAdapter\x12\".graftwork.v1.UpdateAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12N\n\x0fRollbackAdapter\x12$.graftwork.v1.RollbackAdapterRequest\x1a\x15.graftwork.v1.Adapter\x12M\n\x0bLoadAdapter\x12 .graftwork.v1.LoadAdapterRequest\x1a\x1c.graftwork.v1.AdapterVersion\x12Q\n\rUnloadAdapter\x12\".graftwork.v1.UnloadAdapterRequest\x1a\x1c.graftwork.v1.AdapterVersionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'graftwork.v1.adapter_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESIDENCY']._serialized_start=2118
-  _globals['_RESIDENCY']._serialized_end=2218
+  _globals['_RESIDENCY']._serialized_start=2163
+  _globals['_RESIDENCY']._serialized_end=2263
   _globals['_TRAFFICSHARE']._serialized_start=148
   _globals['_TRAFFICSHARE']._serialized_end=196
   _globals['_ADAPTER']._serialized_start=199
   _globals['_ADAPTER']._serialized_end=409
   _globals['_ADAPTERVERSION']._serialized_start=412
-  _globals['_ADAPTERVERSION']._serialized_end=749
-  _globals['_CREATEADAPTERVERSIONREQUEST']._serialized_start=752
-  _globals['_CREATEADAPTERVERSIONREQUEST']._serialized_end=906
-  _globals['_UPLOADADAPTERVERSIONREQUEST']._serialized_start=909
-  _globals['_UPLOADADAPTERVERSIONREQUEST']._serialized_end=1175
-  _globals['_UPLOADADAPTERVERSIONREQUEST_HEADER']._serialized_start=1050
-  _globals['_UPLOADADAPTERVERSIONREQUEST_HEADER']._serialized_end=1167
-  _globals['_FILECHUNK']._serialized_start=1177
-  _globals['_FILECHUNK']._serialized_end=1220
-  _globals['_DOWNLOADADAPTERVERSIONREQUEST']._serialized_start=1222
-  _globals['_DOWNLOADADAPTERVERSIONREQUEST']._serialized_end=1270
-  _globals['_DOWNLOADADAPTERVERSIONRESPONSE']._serialized_start=1272
-  _globals['_DOWNLOADADAPTERVERSIONRESPONSE']._serialized_end=1344
-  _globals['_GETADAPTERREQUEST']._serialized_start=1346
-  _globals['_GETADAPTERREQUEST']._serialized_end=1379
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1381
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1441
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1443
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1531
-  _globals['_GETADAPTERVERSIONREQUEST']._serialized_start=1533
-  _globals['_GETADAPTERVERSIONREQUEST']._serialized_end=1576
-  _globals['_LISTADAPTERVERSIONSREQUEST']._serialized_start=1578
-  _globals['_LISTADAPTERVERSIONSREQUEST']._serialized_end=1662
-  _globals['_LISTADAPTERVERSIONSRESPONSE']._serialized_start=1664
-  _globals['_LISTADAPTERVERSIONSRESPONSE']._serialized_end=1774
-  _globals['_DELETEADAPTERVERSIONREQUEST']._serialized_start=1776
-  _globals['_DELETEADAPTERVERSIONREQUEST']._serialized_end=1842
-  _globals['_UPDATEADAPTERREQUEST']._serialized_start=1845
-  _globals['_UPDATEADAPTERREQUEST']._serialized_end=1976
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=1978
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=2036
-  _globals['_LOADADAPTERREQUEST']._serialized_start=2038
-  _globals['_LOADADAPTERREQUEST']._serialized_end=2075
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=2077
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2116
-  _globals['_ADAPTERSERVICE']._serialized_start=2221
-  _globals['_ADAPTERSERVICE']._serialized_end=3317
+  _globals['_ADAPTERVERSION']._serialized_end=768
+  _globals['_CREATEADAPTERVERSIONREQUEST']._serialized_start=771
+  _globals['_CREATEADAPTERVERSIONREQUEST']._serialized_end=925
+  _globals['_UPLOADADAPTERVERSIONREQUEST']._serialized_start=928
+  _globals['_UPLOADADAPTERVERSIONREQUEST']._serialized_end=1220
+  _globals['_UPLOADADAPTERVERSIONREQUEST_HEADER']._serialized_start=1070
+  _globals['_UPLOADADAPTERVERSIONREQUEST_HEADER']._serialized_end=1212
+  _globals['_FILECHUNK']._serialized_start=1222
+  _globals['_FILECHUNK']._serialized_end=1265
+  _globals['_DOWNLOADADAPTERVERSIONREQUEST']._serialized_start=1267
+  _globals['_DOWNLOADADAPTERVERSIONREQUEST']._serialized_end=1315
+  _globals['_DOWNLOADADAPTERVERSIONRESPONSE']._serialized_start=1317
+  _globals['_DOWNLOADADAPTERVERSIONRESPONSE']._serialized_end=1389
+  _globals['_GETADAPTERREQUEST']._serialized_start=1391
+  _globals['_GETADAPTERREQUEST']._serialized_end=1424
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1426
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1486
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1488
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1576
+  _globals['_GETADAPTERVERSIONREQUEST']._serialized_start=1578
+  _globals['_GETADAPTERVERSIONREQUEST']._serialized_end=1621
+  _globals['_LISTADAPTERVERSIONSREQUEST']._serialized_start=1623
+  _globals['_LISTADAPTERVERSIONSREQUEST']._serialized_end=1707
+  _globals['_LISTADAPTERVERSIONSRESPONSE']._serialized_start=1709
+  _globals['_LISTADAPTERVERSIONSRESPONSE']._serialized_end=1819
+  _globals['_DELETEADAPTERVERSIONREQUEST']._serialized_start=1821
+  _globals['_DELETEADAPTERVERSIONREQUEST']._serialized_end=1887
+  _globals['_UPDATEADAPTERREQUEST']._serialized_start=1890
+  _globals['_UPDATEADAPTERREQUEST']._serialized_end=2021
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=2023
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=2081
+  _globals['_LOADADAPTERREQUEST']._serialized_start=2083
+  _globals['_LOADADAPTERREQUEST']._serialized_end=2120
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=2122
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2161
+  _globals['_ADAPTERSERVICE']._serialized_start=2266
+  _globals['_ADAPTERSERVICE']._serialized_end=3362
 # @@protoc_insertion_point(module_scope)

@@ -48,7 +48,7 @@ class Adapter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., live_version: _Optional[int] = ..., traffic_split: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., pinned: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class AdapterVersion(_message.Message):
-    __slots__ = ("adapter", "version", "digest", "method", "rank", "num_virtual_tokens", "num_parameters", "size_bytes", "base_digest", "base_verified", "residency", "create_time", "source", "labels")
+    __slots__ = ("adapter", "version", "digest", "method", "rank", "num_virtual_tokens", "num_parameters", "size_bytes", "base_digest", "base_verified", "residency", "create_time", "source", "labels", "ephemeral")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class AdapterVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     version: int
     digest: str
@@ -77,7 +78,8 @@ class AdapterVersion(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     source: str
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., num_virtual_tokens: _Optional[int] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., base_digest: _Optional[str] = ..., base_verified: _Optional[bool] = ..., residency: _Optional[_Union[Residency, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    ephemeral: bool
+    def __init__(self, adapter: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., method: _Optional[str] = ..., rank: _Optional[int] = ..., num_virtual_tokens: _Optional[int] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., base_digest: _Optional[str] = ..., base_verified: _Optional[bool] = ..., residency: _Optional[_Union[Residency, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ephemeral: _Optional[bool] = ...) -> None: ...
 
 class CreateAdapterVersionRequest(_message.Message):
     __slots__ = ("adapter", "source", "make_live", "request_id", "task_id")
@@ -96,16 +98,18 @@ class CreateAdapterVersionRequest(_message.Message):
 class UploadAdapterVersionRequest(_message.Message):
     __slots__ = ("header", "chunk")
     class Header(_message.Message):
-        __slots__ = ("adapter", "make_live", "request_id", "task_id")
+        __slots__ = ("adapter", "make_live", "request_id", "task_id", "ephemeral_owner")
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
         MAKE_LIVE_FIELD_NUMBER: _ClassVar[int]
         REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
         TASK_ID_FIELD_NUMBER: _ClassVar[int]
+        EPHEMERAL_OWNER_FIELD_NUMBER: _ClassVar[int]
         adapter: str
         make_live: bool
         request_id: str
         task_id: int
-        def __init__(self, adapter: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ..., task_id: _Optional[int] = ...) -> None: ...
+        ephemeral_owner: str
+        def __init__(self, adapter: _Optional[str] = ..., make_live: _Optional[bool] = ..., request_id: _Optional[str] = ..., task_id: _Optional[int] = ..., ephemeral_owner: _Optional[str] = ...) -> None: ...
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     header: UploadAdapterVersionRequest.Header

@@ -1,5 +1,5 @@
-"""What adapters of many slots make of the input of a linear module, in one call: scaled features, or
-chains of block rotations.
+"""What adapters of many slots make of the input of a linear module, in one call: scaled features,
+or chains of block rotations.
 
 A rotation is held as its difference from the identity, so that rounding it to bfloat16 rounds what
 the adapter does and not the input. The reference is `packed_transforms.transform_rows`.
@@ -16,6 +16,7 @@ from graftwork_adapters.canonical_linear import (
 from torch import Tensor
 from torch.nn import functional
 
+from graftwork_server.kernels.arena import in_one_piece
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 
@@ -29,31 +30,33 @@ class KernelInput:
 
     scale: Tensor | None  # (in_features,) float32
     rotations: Tensor  # (num_rotations, 6) int64: change, order, blocks, size, bfloat16, is small
-    parts: tuple[Tensor, ...]  # what `rotations` points to
+    data: Tensor  # uint8: the changes, one after the other
+    orders: tuple[Tensor, ...]
 
     @classmethod
     def pack(cls, transform: InputTransform, dtype: torch.dtype) -> "KernelInput":
         """dtype: float32 or bfloat16, of the rotations."""
         if isinstance(transform, InputScale):
-            empty = torch.zeros(0, 6, dtype=torch.int64)
-            return cls(transform.scale.float().contiguous(), empty, ())
+            none = torch.zeros(0, 6, dtype=torch.int64)
+            return cls(transform.scale.float().contiguous(), none, torch.zeros(0), ())
+        changes = [_change(rotation) for rotation in transform.rotations]
+        data, addresses = in_one_piece([change.to(dtype) for change, _ in changes])
         rows: list[list[int]] = []
-        parts: list[Tensor] = []
-        for rotation in transform.rotations:
-            change, is_small = _change(rotation)
-            change = change.to(dtype).contiguous()
-            parts.append(change)
+        orders: list[Tensor] = []
+        for rotation, address, (_, is_small) in zip(
+            transform.rotations, addresses, changes, strict=True
+        ):
             order = 0
             if rotation.order is not None:
-                parts.append(rotation.order.contiguous())
-                order = parts[-1].data_ptr()
+                orders.append(rotation.order.contiguous())
+                order = orders[-1].data_ptr()
             num_blocks, size, _ = rotation.matrices.shape
             is_bfloat16 = int(dtype == torch.bfloat16)
-            rows.append([change.data_ptr(), order, num_blocks, size, is_bfloat16, int(is_small)])
-        return cls(None, torch.tensor(rows, dtype=torch.int64), tuple(parts))
+            rows.append([address, order, num_blocks, size, is_bfloat16, int(is_small)])
+        return cls(None, torch.tensor(rows), data, tuple(orders))
 
     def tensors(self) -> list[Tensor]:
-        own = [self.rotations, *self.parts]
+        own = [self.rotations, self.data, *self.orders]
         return own if self.scale is None else [self.scale, *own]
 
 
@@ -72,12 +75,12 @@ class InputTable(SlotTable[KernelInput]):
     """The input transforms of one linear module by adapter slot."""
 
     def __init__(self, max_slots: int) -> None:
-        super().__init__(max_slots, 3)
+        super().__init__(max_slots, 5)
 
     def place(self, slot: int, entry: KernelInput) -> None:
         scale = 0 if entry.scale is None else entry.scale.data_ptr()
-        count = entry.rotations.shape[0]
-        self.set(slot, entry, (scale, entry.rotations.data_ptr() if count else 0, count))
+        rotations, count = entry.rotations.data_ptr(), entry.rotations.shape[0]
+        self.set(slot, entry, (scale, rotations, count, entry.data.data_ptr(), entry.data.nbytes))
 
 
 def transform_inputs(x: Tensor, table: InputTable, segments: Segments) -> Tensor:

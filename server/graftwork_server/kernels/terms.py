@@ -25,6 +25,7 @@ from graftwork_adapters.shared_tensors import SharedTensors
 from torch import Tensor
 from torch.nn import functional
 
+from graftwork_server.kernels.arena import in_one_piece
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
@@ -39,21 +40,23 @@ class KernelTerm:
 
     kind: int
     parameters: Tensor  # int64: addresses and sizes, the fields of the kind's struct
-    parts: tuple[Tensor, ...]  # what `parameters` points to
-    shared: SharedTensors | None = None  # keeps alive what `parts` has of it
+    data: Tensor  # uint8: what is read for each row
+    common: tuple[Tensor, ...] = ()  # what else `parameters` points to, common to many terms
+    shared: SharedTensors | None = None  # what `common` was derived from
 
     def tensors(self) -> list[Tensor]:
-        return [self.parameters, *self.parts]
+        return [self.parameters, self.data, *self.common]
 
 
 class TermTable(SlotTable[KernelTerm]):
     """The added terms of one linear module by adapter slot."""
 
     def __init__(self, max_slots: int) -> None:
-        super().__init__(max_slots, 2)
+        super().__init__(max_slots, 4)
 
     def place(self, slot: int, term: KernelTerm) -> None:
-        self.set(slot, term, (term.kind, term.parameters.data_ptr()))
+        parameters, data = term.parameters.data_ptr(), term.data.data_ptr()
+        self.set(slot, term, (term.kind, parameters, data, term.data.nbytes))
 
 
 def add_terms(y: Tensor, x: Tensor, table: TermTable, segments: Segments) -> None:
@@ -70,28 +73,34 @@ def pack_kernel_term(
     term: AddedTerm | KhatriRaoPair, in_features: int, dtype: torch.dtype
 ) -> KernelTerm | None:
     """None for a kind without a kernel. dtype: float32 or bfloat16, of what may be rounded."""
+    packed: KernelTerm | None = None
     match term:
         case DenseDelta():
-            return _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
+            packed = _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
         case Kronecker():
-            return _pack_kronecker(term)
+            packed = _pack_kronecker(term)
         case Circulant():
-            return _pack_circulant(term)
+            packed = _pack_circulant(term, dtype)
         case SparseDelta():
-            return _pack_sparse(term, dtype)
+            packed = _pack_sparse(term, dtype)
         case KhatriRaoPair():
-            return _pack_khatri_rao(term, dtype)
+            packed = _pack_khatri_rao(term, dtype)
         case SharedLowRank():
-            return _pack_shared_low_rank(term, in_features)
-    return None
+            packed = _pack_shared_low_rank(term, in_features, dtype)
+    return packed
 
 
 def _kernel_term(
-    kind: int, parts: list[Tensor], *sizes: int, shared: SharedTensors | None = None
+    kind: int,
+    parts: list[Tensor],
+    *sizes: int,
+    common: tuple[Tensor, ...] = (),
+    shared: SharedTensors | None = None,
 ) -> KernelTerm:
-    parts = [part.contiguous() for part in parts]
-    parameters = torch.tensor([*(part.data_ptr() for part in parts), *sizes], dtype=torch.int64)
-    return KernelTerm(kind, parameters, tuple(parts), shared)
+    """The kind's struct has the addresses of `common`, of `parts`, and the sizes, in this order."""
+    data, addresses = in_one_piece(parts)
+    addresses = [*(tensor.data_ptr() for tensor in common), *addresses]
+    return KernelTerm(kind, torch.tensor([*addresses, *sizes]), data, common, shared)
 
 
 def _padded(matrix: Tensor) -> Tensor:
@@ -105,12 +114,12 @@ def _pack_kronecker(term: Kronecker) -> KernelTerm:
     return _kernel_term(_KRONECKER, parts, a, c, b, d, int(right_first))
 
 
-def _pack_circulant(term: Circulant) -> KernelTerm:
+def _pack_circulant(term: Circulant, dtype: torch.dtype) -> KernelTerm:
     out_blocks, in_blocks, size = term.kernels.shape
     spectra = torch.fft.rfft(term.kernels.float()).conj()
-    planes = torch.stack([spectra.real, spectra.imag], dim=2)
-    parts = [_padded(planes), *_transforms(size)]
-    return _kernel_term(_CIRCULANT, parts, in_blocks, out_blocks, size, spectra.shape[-1])
+    planes = _padded(torch.stack([spectra.real, spectra.imag], dim=2)).to(dtype)
+    sizes = in_blocks, out_blocks, size, spectra.shape[-1], int(dtype == torch.bfloat16)
+    return _kernel_term(_CIRCULANT, [planes], *sizes, common=_transforms(size))
 
 
 @lru_cache(maxsize=16)
@@ -145,14 +154,17 @@ def _pack_khatri_rao(term: KhatriRaoPair, dtype: torch.dtype) -> KernelTerm:
     return _kernel_term(_KHATRI_RAO, parts, *sizes)
 
 
-def _pack_shared_low_rank(term: SharedLowRank, in_features: int) -> KernelTerm:
+def _pack_shared_low_rank(term: SharedLowRank, in_features: int, dtype: torch.dtype) -> KernelTerm:
     def panels(shared: SharedTensors) -> tuple[Tensor, Tensor]:
         b = functional.pad(shared.b, (0, -shared.b.shape[1] % PANEL))
-        return to_panels(shared.a), to_panels(b)
+        return to_panels(shared.a.to(dtype)), to_panels(b.to(dtype))
 
-    a, b = term.shared.derived("panels", panels)
-    a_scale, b_scale = term.a_scale.float(), term.b_scale.float()
     rank, a_features = term.shared.a.shape
-    sizes = rank, in_features, b_scale.shape[0], a_features
-    parts = [a, b, a_scale, b_scale]
-    return _kernel_term(_SHARED_LOW_RANK, parts, *sizes, shared=term.shared)
+    sizes = rank, in_features, term.b_scale.shape[0], a_features, int(dtype == torch.bfloat16)
+    return _kernel_term(
+        _SHARED_LOW_RANK,
+        [term.a_scale.float(), term.b_scale.float()],
+        *sizes,
+        common=term.shared.derived(f"panels of {dtype}", panels),
+        shared=term.shared,
+    )

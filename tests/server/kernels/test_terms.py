@@ -125,7 +125,7 @@ def test_a_rows_term_has_the_bits_it_has_alone(kind, dtype):
         assert torch.equal(alone[0], together[row])
 
 
-@pytest.mark.parametrize("kind", ["sparse", "khatri-rao of 8"])
+@pytest.mark.parametrize("kind", ["sparse", "khatri-rao of 8", "circulant", "shared low-rank"])
 def test_rounded_terms_are_near(kind):
     torch.manual_seed(0)
     term, x = TERMS[kind](48, 60), torch.randn(1, 60)

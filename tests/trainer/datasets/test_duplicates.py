@@ -1,3 +1,4 @@
+import random
 import time
 from collections import Counter
 
@@ -80,3 +81,26 @@ def test_many_equal_prompts_take_linear_time():
     found, _ = find(*examples)
     assert len(found.kept) == 3000
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("similarity", [0.5, 0.7, 0.9])
+def test_pairs_at_the_threshold_are_found(similarity):
+    rng = random.Random(0)
+    prompts = []
+    for _ in range(150):
+        words = [f"{rng.randrange(10**6):06d}" for _ in range(60)]
+        changed = rng.randrange(40)
+        twin = [f"{rng.randrange(10**6):06d}" for _ in range(changed)] + words[changed:]
+        prompts += [" ".join(words), " ".join(twin)]
+    found, _ = find(
+        *(asked(n, text, completion=f"{n}") for n, text in enumerate(prompts)),
+        similarity=similarity,
+    )
+    shingles = [{t[k : k + 5] for k in range(len(t) - 4)} for t in prompts]
+    expected = {
+        (n, n + 1)
+        for n in range(0, len(prompts), 2)
+        if len(shingles[n] & shingles[n + 1]) >= similarity * len(shingles[n] | shingles[n + 1])
+    }
+    assert len(expected) >= 5
+    assert expected == set(found.pairs)

@@ -1,5 +1,8 @@
+import dataclasses
 import json
+import re
 from datetime import UTC
+from pathlib import Path
 
 import pytest
 from graftwork_trainer.datasets import examples, prompts
@@ -100,3 +103,21 @@ def test_what_is_no_object_is_refused(line):
 
 def test_defaults_are_left_out_of_the_line():
     assert json.loads(examples.parse(VALID).to_line()).keys() == {*VALID, "source", "task"}
+
+
+def test_the_example_in_the_guide_is_one():
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "datasets.md"
+    (sample,) = re.findall(r"```json\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert isinstance(examples.parse_line(sample.encode()), examples.SftExample)
+
+
+def test_the_guide_names_every_field():
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "datasets.md").read_text()
+    table = guide.split("| field | |")[1].split("\n\n")[0]
+    named = set(
+        re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    )
+    kinds = [examples.SftExample, examples.UnpairedExample, examples.RewardExample]
+    kinds += [examples.PreferenceExample, examples.ComparisonExample]
+    fields = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert named == fields | {"format"}

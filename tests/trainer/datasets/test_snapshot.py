@@ -1,3 +1,4 @@
+import errno
 import random
 import tempfile
 from collections import Counter
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import feedback_service_pb2 as pb
+from graftwork_trainer.datasets import files
 from graftwork_trainer.datasets.duplicates import find
 from graftwork_trainer.datasets.settings import DatasetSettings
 from graftwork_trainer.datasets.snapshot import build, open_snapshot, rebuild
 from graftwork_trainer.errors import (
     DamagedSnapshot,
+    DatasetDiskFull,
     DatasetTooSmall,
     EmptyDataset,
     InvalidExample,
@@ -140,6 +143,37 @@ def test_golden_prompts_are_not_trained_on_in_any_format(tmp_path):
     assert other.manifest["dropped"] == {"held_by_golden": 5}
     for split in SPLITS:
         assert prompts.isdisjoint(e.prompt for e in other.read(split))
+
+
+def test_a_new_task_does_not_change_the_golden_sets_of_others(tmp_path):
+    def of_task(task, start):
+        numbers = range(start, start + 50)
+        return [sent(n, task=task, author=f"author{n % 50}") for n in numbers]
+
+    first = build(of_task("b", 0), options(), tmp_path)
+    # Every author has an example of each task, so that golden groups of the new one hold old ones.
+    both = [*of_task("a", 100), *of_task("b", 200)]
+    second = build(both, options(), tmp_path)
+    golden = list(second.read("golden"))
+    assert [e for e in golden if e.task == "b"] == list(first.read("golden"))
+    assert [e.task for e in golden].count("a") >= 2
+    held = second.manifest["dropped"]["held_by_golden"]
+    assert held + sum(second.count(s) for s in SPLITS) - first.count("golden") == len(both)
+    assert build(both, options(), tmp_path).digest == second.digest
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(DatasetDiskFull):
+        build(HUNDRED, options(golden_share=0), tmp_path)
+    with pytest.raises(DatasetDiskFull):
+        build(HUNDRED, options(), tmp_path)
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert build(HUNDRED, options(), tmp_path).count("golden") == 5
 
 
 def test_an_error_freezes_no_golden_set(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from graftwork import Client
+from graftwork import Client, Origin
 from graftwork_trainer.evaluation.gate_spec import GateSpec
 from graftwork_trainer.evaluation.outcomes import Role, Split
 from graftwork_trainer.evaluation.report_content import JobFacts
@@ -113,3 +113,6 @@ async def test_free_text(running: ServerUnderTest, tiny_base: TinyBase, tmp_path
     assert own.win_rate_over_base is not None
     assert own.win_rate_over_base.value > 0.9
     assert own.accuracy is None
+    origins = Counter([logged.origin async for logged in running.client.feedback.generations()])
+    # Validation split by four contenders, golden set by two, each generated for once.
+    assert origins == {Origin.USER: len(PROMPTS), Origin.EVALUATION: 6 * len(PROMPTS) // 3}

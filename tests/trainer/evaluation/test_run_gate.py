@@ -5,7 +5,11 @@ import random
 from pathlib import Path
 
 import pytest
+from graftwork import Origin
 from graftwork.errors import Internal, Unavailable
+from graftwork.v1.feedback_service_pb2 import ExampleSelection
+from graftwork_trainer.datasets.settings import DatasetSettings
+from graftwork_trainer.datasets.snapshot import build
 from graftwork_trainer.evaluation.errors import NothingToEvaluate
 from graftwork_trainer.evaluation.gate_spec import GateSpec
 from graftwork_trainer.evaluation.outcomes import Role
@@ -16,6 +20,7 @@ from tests.trainer.evaluation.fakes import (
     FakeClient,
     always,
     chatty,
+    line,
     mostly_right,
     right,
     save_snapshot,
@@ -109,11 +114,12 @@ def test_a_resumed_job_asks_only_what_is_missing(snapshot: Path):
     assert {request["adapter"] for request in client.requests} == {"spam@3"}
 
 
-def test_requests_stay_out_of_the_journal_and_wait_for_a_full_queue(snapshot: Path):
+def test_requests_are_marked_and_wait_for_a_full_queue(snapshot: Path):
     client = FakeClient({"": always("ham"), "spam@1": right})
     client.full = 40
     assert gate(client, snapshot, "spam@1").passed
-    assert all(request["store"] is False for request in client.requests)
+    assert {request["origin"] for request in client.requests} == {Origin.EVALUATION}
+    assert {request["task"] for request in client.requests} == {"sms-spam"}
     assert all(request["priority"] < 0 for request in client.requests)
 
 
@@ -200,3 +206,23 @@ def test_classes_that_read_like_formulas_are_drawn(snapshot: Path):
     answerer = lambda text: r"$\x$" if right(text) == "spam" else "ham"  # noqa: E731
     client = FakeClient({"": always("ham"), "spam@1": answerer})
     assert gate(client, snapshot, "spam@1").passed
+
+
+def test_a_snapshot_that_was_built_is_read(tmp_path: Path):
+    spam = [number % 5 == 0 for number in range(200)]
+    lines = [json.loads(line(n, prefix="sent", spam=spam[n])) for n in range(200)]
+    selection = ExampleSelection(format="classification")
+    # The messages differ in their numbers only.
+    settings = DatasetSettings(selection=selection, duplicate_similarity=1.0, balance=1.0)
+    built = build(lines, settings, tmp_path / "datasets")
+    client = FakeClient({"": always("ham"), "spam@1": right})
+    result = gate(
+        client, built.folder, "spam@1", report=tmp_path / "report", cache=tmp_path / "work"
+    )
+    assert result.passed
+    found = result.summaries[0].classification
+    assert found is not None
+    assert found.positive == "spam"  # though the training examples are balanced
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"Snapshot `{built.digest}`" in page
+    assert "| task | class | train | validation | golden |" in page

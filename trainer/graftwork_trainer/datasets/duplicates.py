@@ -18,6 +18,7 @@ from graftwork_trainer.datasets.prompts import Conversation, Prompt, Text
 
 _SHINGLE = 5
 _PERMUTATIONS = 128
+_MISSED = 1e-3
 # Below so many prompts half of them is no common instruction.
 _MIN_PROMPTS = 20
 
@@ -97,11 +98,8 @@ class _Index:
             half = len(self._shingles) / 2
             common = {shingle for shingle, count in counts.items() if count > half}
             self._shingles = {p: found - common for p, found in self._shingles.items()}
-        # A lower threshold and a weight on recall: what is found too much is compared exactly.
         self._empty = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
-        self._lsh = MinHashLSH(
-            threshold=0.8 * similarity, num_perm=_PERMUTATIONS, weights=(0.1, 0.9)
-        )
+        self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(similarity))
 
     def near(self, prompt: Prompt) -> list[Prompt]:
         """Other prompts at least as similar as asked, in the order they were added."""
@@ -136,6 +134,18 @@ def _shingles(text: str) -> frozenset[int]:
     normal = " ".join(text.lower().split()).encode()
     last = max(1, len(normal) - _SHINGLE + 1)
     return frozenset(zlib.crc32(normal[start : start + _SHINGLE]) for start in range(last))
+
+
+def _bands_and_rows(similarity: float) -> tuple[int, int]:
+    """The most rows, for fewest candidates, at which a pair just similar enough is missed at most
+    once in a thousand times: it shares no band with probability (1 - similarity ** rows) ** bands.
+    From a similarity of 0.1 on, bands of one row are good enough."""
+    rows = max(
+        rows
+        for rows in range(1, _PERMUTATIONS + 1)
+        if rows == 1 or (1 - similarity**rows) ** (_PERMUTATIONS // rows) <= _MISSED
+    )
+    return _PERMUTATIONS // rows, rows
 
 
 def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:

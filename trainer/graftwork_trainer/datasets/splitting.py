@@ -75,8 +75,11 @@ def split(
     if settings.golden_share:
         for task in sorted({task for task, _ in totals} - frozen_tasks):
             wanted = _golden_quota(totals, task, settings.golden_share)
-            groups, taken = _take(groups, groups, task, wanted)
-            splits.golden += taken
+            have = Counter(_strata(examples, splits.golden))
+            groups, taken = _take(groups, groups, task, wanted, have)
+            new = [member for member in taken if examples[member].task not in frozen_tasks]
+            dropped["held_by_golden"] += len(taken) - len(new)
+            splits.golden += new
 
     # What follows is the same whether the golden set was chosen now or long ago.
     splits.num_groups = len(groups)
@@ -161,14 +164,14 @@ def _take(
     ordered: list[_Group],
     task: str,
     wanted: Counter[_Stratum],
-    have: Counter[_Stratum] | None = None,
+    have: Counter[_Stratum],
 ) -> tuple[list[_Group], list[int]]:
     """Takes groups of a task in order, while a class of theirs is wanted beyond what there is; a
     group far larger than all that is wanted stays, and so does the last group of the task.
 
     Returns the groups that are left, in their own order, and the members of those taken.
     """
-    have = Counter(have or {})
+    have = Counter(have)
     taken: list[_Group] = []
     own = [group for group in ordered if group.has(task)]
     for group in own:

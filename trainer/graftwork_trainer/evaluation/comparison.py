@@ -15,6 +15,7 @@ CHANCE_LIMIT = 0.01
 # Two-sided, so that either bound by itself holds at 95%.
 _CONFIDENCE = 0.9
 _PERMUTATIONS = 2000
+_CHUNK = 100  # permutations in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,11 @@ def _permuted(references: Indices, predictions: Indices) -> float:
     weights[labels] = 1 / counts
     weight_of = weights[references]  # (num_positions,), so that each class weighs the same
 
-    def recall(dealt: Indices) -> float:
-        return float(weight_of[dealt == references].sum())
-
-    observed = recall(predictions) - 1e-9
+    observed = weight_of[predictions == references].sum() - 1e-9
     generator = np.random.default_rng(0)
-    as_good = sum(
-        recall(generator.permutation(predictions)) >= observed for _ in range(_PERMUTATIONS)
-    )
+    as_good = 0
+    for start in range(0, _PERMUTATIONS, _CHUNK):
+        rows = np.tile(predictions, (min(_CHUNK, _PERMUTATIONS - start), 1))
+        dealt = generator.permuted(rows, axis=1)  # (rows, num_positions)
+        as_good += int(np.count_nonzero((dealt == references) @ weight_of >= observed))
     return (1 + as_good) / (1 + _PERMUTATIONS)

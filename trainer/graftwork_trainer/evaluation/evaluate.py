@@ -1,6 +1,7 @@
 """Asks a contender all examples over the public API: scores what is right, and lets it answer.
 
-Requests are not stored in the journal, and stand behind those of users in the server's queue.
+Requests are marked as evaluation in the journal, so that no data set takes their answers for
+users', and stand behind users' requests in the server's queue.
 Finished contenders are kept in the job's folder under what they depend on, so that a job that goes
 on after a crash does not ask again.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from graftwork import Client
+from graftwork import Client, Origin
 from graftwork.errors import Internal, InvalidArgument, ResourceExhausted
 from graftwork.types import FinishReason, Generation, Prompt
 
@@ -140,7 +141,7 @@ class Evaluator:
             room = self._limits.max_context_tokens - result.usage.prompt_tokens
             longest = min(_FREE_TEXT_TOKENS, self._limits.max_new_tokens, max(room, 1))
             limit = min(math.ceil(1.5 * num_tokens) + 8, longest)
-        free = self._generate(selector, prompt, limit)
+        free = self._generate(selector, prompt, example.task, limit)
         predicted = ""
         if classes:
             # Greedy text that is a class is what a choice among the classes would give too.
@@ -148,11 +149,16 @@ class Evaluator:
             if ended and free.text in classes:
                 predicted = free.text
             else:
-                predicted = self._generate(selector, prompt, limit, classes).text
+                predicted = self._generate(selector, prompt, example.task, limit, classes).text
         return Outcome(example.id, scored.total_logprob, num_tokens, free.text, predicted)
 
     def _generate(
-        self, selector: str, prompt: Prompt, max_tokens: int, choice: Sequence[str] | None = None
+        self,
+        selector: str,
+        prompt: Prompt,
+        task: str,
+        max_tokens: int,
+        choice: Sequence[str] | None = None,
     ) -> Generation:
         return _patiently(
             lambda: self._client.generate(
@@ -161,7 +167,8 @@ class Evaluator:
                 max_tokens=max_tokens,
                 choice=choice,
                 priority=_PRIORITY,
-                store=False,
+                task=task,
+                origin=Origin.EVALUATION,
                 timeout=_CALL_TIMEOUT_S,
             )
         )

@@ -66,8 +66,9 @@ def bootstrap(
         return Estimate(math.nan, math.nan, math.nan)
     value = float(statistic(np.arange(num_examples)))
     generator = np.random.default_rng(seed)
-    draws = generator.integers(0, num_examples, size=(_RESAMPLES, num_examples))
-    values: NDArray[Any] = np.array([statistic(draw) for draw in draws])
+    values: NDArray[Any] = np.array(
+        [statistic(generator.integers(0, num_examples, num_examples)) for _ in range(_RESAMPLES)]
+    )
     values = values[np.isfinite(values)]
     if not len(values):
         return Estimate(value, math.nan, math.nan)

@@ -13,6 +13,8 @@ from graftwork_trainer.evaluation.outcomes import Role
 from graftwork_trainer.evaluation.report_content import ReportContent, strict
 from graftwork_trainer.evaluation.summary import Summary
 
+_SPLITS = ("train", "validation", "golden")
+
 
 def write_report(folder: Path, content: ReportContent) -> list[str]:
     """Writes all files into `folder`, and returns the names of the plots. Raises OSError.
@@ -213,14 +215,13 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     rows = []
     for task, found in manifest.get("tasks", {}).items():
-        splits = found["splits"]
-        rows.append((task, "all", *(str(split["examples"]) for split in splits.values())))
-        for label in sorted({label for split in splits.values() for label in split["classes"]}):
-            counts = (str(split["classes"].get(label, 0)) for split in splits.values())
-            rows.append(("", label, *counts))
-        head = ("task", "class", *splits)
-    if rows:
-        yield from _table(head, rows)
+        splits = [found["splits"][name] for name in _SPLITS]
+        rows.append((task, "all", *(str(split["examples"]) for split in splits)))
+        rows += [
+            ("", label, *(str(split["classes"].get(label, 0)) for split in splits))
+            for label in sorted({label for split in splits for label in split["classes"]})
+        ]
+    yield from _table(("task", "class", *_SPLITS), rows)
     yield from (f"- {warning}" for warning in manifest.get("warnings", ()))
     yield ""
 

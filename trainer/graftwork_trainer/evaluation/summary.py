@@ -120,22 +120,6 @@ def f1_estimate(evidence: TaskEvidence, role: Role, positions: list[int]) -> Est
     return bootstrap(len(positions), f1)
 
 
-def balanced_accuracy(evidence: TaskEvidence, role: Role, positions: list[int]) -> Estimate:
-    """The mean recall of the classes that occur, with a bootstrap interval.
-
-    Whatever the balance of the classes, answers that do not depend on the prompt have 1 over the
-    number of classes.
-    """
-    references, predictions = encoded(evidence, role, positions)
-
-    def recall(draw: Indices) -> float:
-        drawn_references = references[draw]
-        right = drawn_references == predictions[draw]
-        return float(np.mean([right[drawn_references == c].mean() for c in set(drawn_references)]))
-
-    return bootstrap(len(positions), recall)
-
-
 def encoded(evidence: TaskEvidence, role: Role, positions: list[int]) -> tuple[Indices, Indices]:
     """References and predictions as numbers of classes, -1 for what is none: (num_positions,)."""
     number = {label: index for index, label in enumerate(evidence.classes)}

@@ -4,9 +4,9 @@ Generations come through a queue that is bounded by their size in memory and nev
 does not fit is dropped, counted, and remembered by its id for a while, so that feedback on it gets
 a clear error. Changes (feedback, deletions) carry a future each. A round takes the changes that
 wait, then all generations that wait, and commits both in one transaction: whoever has seen a
-generation's end can give feedback on it at once. What fails together is tried again one by one, so
-that one item cannot fail the others; generations go back into the queue where the database cannot
-take them at the moment.
+generation's end can give feedback on it at once. Where the database refuses, the changes fail and
+generations go back into the queue. Where something else fails, each is tried by itself, so that one
+item cannot fail the others.
 """
 
 import logging
@@ -182,10 +182,14 @@ class Writer:
         generations = self._take_generations()
         try:
             results = self._transact(generations, changes)
-        except Exception as error:
+        except JournalError as error:  # the database's fault: it would refuse each by itself, too
             self._observer.count_journal_failure()
-            if not isinstance(error, JournalError):
-                logger.exception("a transaction of the journal failed")
+            self._put_back(generations)
+            for waiting in changes:
+                waiting.future.set_exception(error)
+        except Exception:
+            self._observer.count_journal_failure()
+            logger.exception("a transaction of the journal failed")
             self._write_apart(generations, changes)
         else:
             self._written(len(generations))
@@ -203,38 +207,30 @@ class Writer:
     def _write_apart(
         self, generations: Sequence[pb.Generation], changes: Sequence[_Waiting]
     ) -> None:
-        """Each by itself. Where the database is at fault, generations go back into the queue."""
-        kept = self._write_generations_apart(generations)
-        for waiting in changes:
-            try:
-                # A generation that is back in the queue may be what this is about.
-                (result,) = self._transact(kept, [waiting])
-            except Exception as error:
-                if not isinstance(error, JournalError):
-                    logger.exception("a change of the journal failed")
-                waiting.future.set_exception(error)
-            else:
-                self._written(len(kept))
-                kept = []
-                waiting.future.set_result(result)
-        if kept:
-            self._put_back(kept)
-
-    def _write_generations_apart(self, generations: Sequence[pb.Generation]) -> list[pb.Generation]:
-        """Returns those that the database cannot take at the moment."""
-        for index, generation in enumerate(generations):
+        """Each by itself: one of them is not as it must be."""
+        for generation in generations:
             try:
                 self._transact([generation], [])
             except JournalError:
-                return list(generations[index:])
+                self._put_back([generation])
             except Exception:
                 logger.exception("generation %s cannot be written", generation.id)
                 self._observer.count_journal_generations("failed", 1)
             else:
                 self._written(1)
-        return []
+        for waiting in changes:
+            try:
+                (result,) = self._transact([], [waiting])
+            except Exception as error:
+                if not isinstance(error, JournalError):
+                    logger.exception("a change of the journal failed")
+                waiting.future.set_exception(error)
+            else:
+                waiting.future.set_result(result)
 
     def _put_back(self, generations: Sequence[pb.Generation]) -> None:
+        if not generations:
+            return
         with self._wake:
             self._generations.extendleft(reversed(generations))
             self._num_bytes += sum(generation.ByteSize() for generation in generations)

@@ -41,16 +41,34 @@ inline void project_products(int64_t width, int64_t rank, const float* x, const 
 
 template <class T, int kFirst>
 inline void project_stripe(int64_t width, int64_t rank, const float* x, const T* first,
-                           const T* second, float* hidden) {
+                           const T* second, float* hidden, Ahead& ahead) {
   int64_t j = 0;
-  for (; j + 4 <= rank; j += 4)
+  for (; j + 4 <= rank; j += 4) {
+    ahead.step();
     project_products<T, kFirst, 4>(width, rank, x, first, second + j * width, hidden + j);
+  }
   for (; j < rank; ++j)
     project_products<T, kFirst, 1>(width, rank, x, first, second + j * width, hidden + j);
 }
 
+// total + sum over i, j of first[i] second[j] hidden[i * rank + j], for all i and kSecond of j.
+template <class T, int kSecond>
+inline Vec expand_products(int64_t width, int64_t rank, const T* first, const T* second,
+                           const float* hidden, Vec total) {
+  Vec factor[kSecond];
+#pragma GCC unroll 8
+  for (int j = 0; j < kSecond; ++j) factor[j] = load(second + j * width);
+  for (int64_t i = 0; i < rank; ++i) {
+    Vec inner{};
+#pragma GCC unroll 8
+    for (int j = 0; j < kSecond; ++j) inner = fma(factor[j], hidden[i * rank + j], inner);
+    total = fma(load(first + i * width), inner, total);
+  }
+  return total;
+}
+
 template <class T>
-void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y) {
+void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y, Ahead& ahead) {
   const int64_t rank = k.rank, in = pad(k.in_features), out = pad(k.out_features);
   float* padded = scratch<0>(in + rank * rank + out);
   float* hidden = padded + in;
@@ -61,32 +79,33 @@ void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y) {
   const T* second = static_cast<const T*>(k.second_a);
   int64_t i = 0;
   for (; i + 4 <= rank; i += 4)
-    project_stripe<T, 4>(in, rank, padded, first + i * in, second, hidden + i * rank);
+    project_stripe<T, 4>(in, rank, padded, first + i * in, second, hidden + i * rank, ahead);
   for (; i < rank; ++i)
-    project_stripe<T, 1>(in, rank, padded, first + i * in, second, hidden + i * rank);
+    project_stripe<T, 1>(in, rank, padded, first + i * in, second, hidden + i * rank, ahead);
   first = static_cast<const T*>(k.first_b);
   second = static_cast<const T*>(k.second_b);
   for (int64_t n = 0; n < out; n += kLanes) {
+    ahead.step();
     Vec total{};
-    for (i = 0; i < rank; ++i) {
-      Vec inner{};
-      for (int64_t j = 0; j < rank; ++j)
-        inner = fma(load(second + j * out + n), hidden[i * rank + j], inner);
-      total = fma(load(first + i * out + n), inner, total);
-    }
+    int64_t j = 0;
+    for (; j + 8 <= rank; j += 8)
+      total = expand_products<T, 8>(out, rank, first + n, second + j * out + n, hidden + j, total);
+    for (; j < rank; ++j)
+      total = expand_products<T, 1>(out, rank, first + n, second + j * out + n, hidden + j, total);
     store(added + n, total);
   }
   add_to(y, added, k.out_features);
 }
 
-inline void add_khatri_rao(const KhatriRao& k, const TermRows& rows) {
+inline void add_khatri_rao(const KhatriRao& k, const TermRows& rows, Ahead& ahead) {
+  ahead.spread(rows.rows * (pad(k.out_features) / kLanes + 1));
   for (int64_t row = 0; row < rows.rows; ++row) {
     const float* x = rows.x + row * rows.x_stride;
     float* y = rows.y + row * rows.y_stride;
     if (k.bfloat16)
-      add_khatri_rao_row<BFloat16>(k, x, y);
+      add_khatri_rao_row<BFloat16>(k, x, y, ahead);
     else
-      add_khatri_rao_row<float>(k, x, y);
+      add_khatri_rao_row<float>(k, x, y, ahead);
   }
 }
 

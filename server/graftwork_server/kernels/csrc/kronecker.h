@@ -16,13 +16,15 @@ struct Kronecker {
   int64_t right_first;
 };
 
-inline void add_kronecker(const Kronecker& k, const TermRows& rows) {
+inline void add_kronecker(const Kronecker& k, const TermRows& rows, Ahead& ahead) {
   const int64_t b = pad(k.b), d = pad(k.d);
   const int64_t between = std::max(k.c * b, k.a * d);
   float* middle = scratch<0>(between + k.a * b + k.c * d);
   float* out = middle + between;
   float* grid = out + k.a * b;
+  ahead.spread(rows.rows);
   for (int64_t row = 0; row < rows.rows; ++row) {
+    ahead.step();
     const float* x = rows.x + row * rows.x_stride;
     float* y = rows.y + row * rows.y_stride;
     std::fill(middle, grid, 0.0f);

@@ -12,11 +12,11 @@
 namespace graftwork {
 
 struct SharedLowRank {
-  const float* a;        // (panels of 32 ranks, a_features, 32), of which in_features are used
-  const float* b;        // (panels of 32 outputs, padded rank, 32)
+  const void* a;         // (panels of 32 ranks, a_features, 32), of which in_features are used
+  const void* b;         // (panels of 32 outputs, padded rank, 32)
   const float* a_scale;  // (rank,)
   const float* b_scale;  // (out_features,)
-  int64_t rank, in_features, out_features, a_features;
+  int64_t rank, in_features, out_features, a_features, bfloat16;
 };
 
 struct SharedRow {
@@ -27,25 +27,29 @@ struct SharedRow {
 constexpr int64_t kSharedPanel = 32;
 constexpr int64_t kSharedRows = 96;  // whose inputs stay in the second-level cache
 
-inline void project_shared(const std::vector<SharedRow>& rows, const float* x, int64_t panel,
+template <class T>
+void project_shared(const std::vector<SharedRow>& rows, const float* x, int64_t panel,
                            float* hidden, int64_t stride) {
   const SharedLowRank& shape = *rows[0].slot;
   float* out = hidden + panel * kSharedPanel;
   multiply(rows.size(), shape.in_features, kSharedPanel, x, shape.in_features,
-           shape.a + panel * shape.a_features * kSharedPanel, kSharedPanel, out, stride);
+           static_cast<const T*>(shape.a) + panel * shape.a_features * kSharedPanel, kSharedPanel,
+           out, stride);
   const int64_t first = panel * kSharedPanel;
   const int64_t count = std::min(kSharedPanel, shape.rank - first);
   for (size_t r = 0; r < rows.size(); ++r)
     for (int64_t j = 0; j < count; ++j) out[r * stride + j] *= rows[r].slot->a_scale[first + j];
 }
 
-inline void expand_shared(const std::vector<SharedRow>& rows, const float* hidden, int64_t depth,
+template <class T>
+void expand_shared(const std::vector<SharedRow>& rows, const float* hidden, int64_t depth,
                           int64_t panel, float* y, int64_t y_stride) {
   const SharedLowRank& shape = *rows[0].slot;
   float added[kSharedRows * kSharedPanel];
   std::fill(added, added + rows.size() * kSharedPanel, 0.0f);
   multiply(rows.size(), depth, kSharedPanel, hidden, depth,
-           shape.b + panel * depth * kSharedPanel, kSharedPanel, added, kSharedPanel);
+           static_cast<const T*>(shape.b) + panel * depth * kSharedPanel, kSharedPanel, added,
+           kSharedPanel);
   const int64_t first = panel * kSharedPanel;
   const int64_t count = std::min(kSharedPanel, shape.out_features - first);
   for (size_t r = 0; r < rows.size(); ++r) {
@@ -56,7 +60,8 @@ inline void expand_shared(const std::vector<SharedRow>& rows, const float* hidde
 }
 
 // rows: at most kSharedRows, all with the same A and B.
-inline void add_shared_rows(const std::vector<SharedRow>& rows, const float* x, int64_t x_stride,
+template <class T>
+void add_shared_rows(const std::vector<SharedRow>& rows, const float* x, int64_t x_stride,
                             float* y, int64_t y_stride) {
   const SharedLowRank& shape = *rows[0].slot;
   const int64_t panels = divide_up(shape.rank, kSharedPanel), depth = panels * kSharedPanel;
@@ -67,12 +72,12 @@ inline void add_shared_rows(const std::vector<SharedRow>& rows, const float* x, 
                 inputs.data() + r * shape.in_features);
   for_each_chunk(panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel)
-      project_shared(rows, inputs.data(), panel, hidden.data(), depth);
+      project_shared<T>(rows, inputs.data(), panel, hidden.data(), depth);
   });
   const int64_t out_panels = divide_up(shape.out_features, kSharedPanel);
   for_each_chunk(out_panels, divide_up(out_panels, 8), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel)
-      expand_shared(rows, hidden.data(), depth, panel, y, y_stride);
+      expand_shared<T>(rows, hidden.data(), depth, panel, y, y_stride);
   });
 }
 
@@ -88,7 +93,10 @@ inline void add_shared_low_rank(std::vector<SharedRow> rows, const float* x, int
                       rows[i + 1].slot->b != rows[i].slot->b ||
                       static_cast<int64_t>(group.size()) == kSharedRows;
     if (!last) continue;
-    add_shared_rows(group, x, x_stride, y, y_stride);
+    if (group[0].slot->bfloat16)
+      add_shared_rows<BFloat16>(group, x, x_stride, y, y_stride);
+    else
+      add_shared_rows<float>(group, x, x_stride, y, y_stride);
     group.clear();
   }
 }

@@ -14,10 +14,10 @@
 namespace graftwork {
 
 struct Sparse {
-  const void* values;       // bundle by bundle, (length, 16)
-  const uint8_t* gaps;      // the same; a zero value fills a gap that a byte cannot hold
-  const int32_t* lengths;   // (bundles,)
-  const int32_t* outputs;   // (bundles, 16): which row of D, -1: none
+  const void* values;      // bundle by bundle, (length, 16)
+  const uint8_t* gaps;     // the same; a zero value fills a gap that a byte cannot hold
+  const int32_t* lengths;  // (bundles,)
+  const int32_t* outputs;  // (bundles, 16): which row of D, -1: none
   int64_t bundles, in_features, bfloat16;
 };
 
@@ -59,11 +59,12 @@ inline void broadcast_bundle(const T* values, const uint8_t* gaps, int64_t lengt
 }
 
 template <class T>
-void add_sparse_row(const Sparse& d, const float* x, float* y) {
+void add_sparse_row(const Sparse& d, const float* x, float* y, Ahead& ahead) {
   const T* values = static_cast<const T*>(d.values);
   const uint8_t* gaps = d.gaps;
   float sums[kBundle];
   for (int64_t bundle = 0; bundle < d.bundles; ++bundle) {
+    ahead.step();
     gather_bundle(values, gaps, d.lengths[bundle], x, sums);
     for (int i = 0; i < kBundle; ++i) {
       const int32_t output = d.outputs[bundle * kBundle + i];
@@ -75,7 +76,7 @@ void add_sparse_row(const Sparse& d, const float* x, float* y) {
 }
 
 template <class T>
-void add_sparse_rows(const Sparse& d, const TermRows& rows) {
+void add_sparse_rows(const Sparse& d, const TermRows& rows, Ahead& ahead) {
   const T* values = static_cast<const T*>(d.values);
   const uint8_t* gaps = d.gaps;
   float* turned = scratch<0>(d.in_features * kLanes);
@@ -84,6 +85,7 @@ void add_sparse_rows(const Sparse& d, const TermRows& rows) {
       turned[i * kLanes + r] = r < rows.rows ? rows.x[r * rows.x_stride + i] : 0.0f;
   float sums[kBundle * kLanes];
   for (int64_t bundle = 0; bundle < d.bundles; ++bundle) {
+    ahead.step();
     broadcast_bundle(values, gaps, d.lengths[bundle], turned, sums);
     for (int i = 0; i < kBundle; ++i) {
       const int32_t output = d.outputs[bundle * kBundle + i];
@@ -97,15 +99,17 @@ void add_sparse_rows(const Sparse& d, const TermRows& rows) {
 }
 
 template <class T>
-void add_sparse(const Sparse& d, TermRows rows) {
+void add_sparse(const Sparse& d, TermRows rows, Ahead& ahead) {
+  ahead.spread(d.bundles);
   while (rows.rows > 0) {
     TermRows some = rows;
     some.rows = std::min<int64_t>(rows.rows, kLanes);
     if (some.rows < 3) {
       for (int64_t r = 0; r < some.rows; ++r)
-        add_sparse_row<T>(d, some.x + r * some.x_stride, some.y + r * some.y_stride);
+        add_sparse_row<T>(d, some.x + r * some.x_stride, some.y + r * some.y_stride,
+                          ahead);
     } else {
-      add_sparse_rows<T>(d, some);
+      add_sparse_rows<T>(d, some, ahead);
     }
     rows.rows -= some.rows;
     rows.x += some.rows * rows.x_stride;
@@ -113,11 +117,11 @@ void add_sparse(const Sparse& d, TermRows rows) {
   }
 }
 
-inline void add_sparse(const Sparse& d, const TermRows& rows) {
+inline void add_sparse(const Sparse& d, const TermRows& rows, Ahead& ahead) {
   if (d.bfloat16)
-    add_sparse<BFloat16>(d, rows);
+    add_sparse<BFloat16>(d, rows, ahead);
   else
-    add_sparse<float>(d, rows);
+    add_sparse<float>(d, rows, ahead);
 }
 
 }  // namespace graftwork

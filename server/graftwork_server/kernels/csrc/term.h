@@ -3,12 +3,16 @@
 
 #include <cstdint>
 
+#include "ahead.h"
+
 namespace graftwork {
 
-// One row of the slot table: (2,) int64.
+// One row of the slot table: (4,) int64.
 struct TermSlot {
   int64_t kind;               // 0 where the slot has no term
   const int64_t* parameters;  // addresses and sizes, as the kind's struct says
+  const void* data;           // what is read for each row
+  int64_t bytes;
 };
 
 // Rows that lie `x_stride` and `y_stride` floats apart.

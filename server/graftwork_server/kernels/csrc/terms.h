@@ -32,18 +32,18 @@ struct TermTile {
   int64_t rows;
 };
 
-inline void add_term(const TermSlot& slot, const TermRows& rows) {
+inline void add_term(const TermSlot& slot, const TermRows& rows, Ahead ahead) {
   switch (slot.kind) {
     case kDense:
-      return add_dense(parameters_of<Dense>(slot), rows);
+      return add_dense(parameters_of<Dense>(slot), rows, ahead);
     case kKronecker:
-      return add_kronecker(parameters_of<Kronecker>(slot), rows);
+      return add_kronecker(parameters_of<Kronecker>(slot), rows, ahead);
     case kCirculant:
-      return add_circulant(parameters_of<Circulant>(slot), rows);
+      return add_circulant(parameters_of<Circulant>(slot), rows, ahead);
     case kSparse:
-      return add_sparse(parameters_of<Sparse>(slot), rows);
+      return add_sparse(parameters_of<Sparse>(slot), rows, ahead);
     case kKhatriRao:
-      return add_khatri_rao(parameters_of<KhatriRao>(slot), rows);
+      return add_khatri_rao(parameters_of<KhatriRao>(slot), rows, ahead);
   }
 }
 
@@ -63,12 +63,17 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
         tiles.push_back({&slot, row, std::min<int64_t>(height, runs[i].stop - row)});
     }
   }
-  const int64_t chunk = divide_up(tiles.size(), 8 * at::get_num_threads());
-  for_each_chunk(tiles.size(), std::max<int64_t>(chunk, 1), [&](int64_t begin, int64_t end) {
+  const int64_t chunk = std::max<int64_t>(1, divide_up(tiles.size(), 8 * at::get_num_threads()));
+  const int64_t last = static_cast<int64_t>(tiles.size()) - 1;
+  for_each_chunk(tiles.size(), chunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const TermTile& tile = tiles[i];
-      add_term(*tile.slot, {tile.rows, x + tile.row * x_stride, x_stride, y + tile.row * y_stride,
-                            y_stride});
+      // With two threads the chunk after the next is the likely one.
+      const TermTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, last)];
+      const bool is_new = next.slot != tile.slot;
+      add_term(*tile.slot,
+               {tile.rows, x + tile.row * x_stride, x_stride, y + tile.row * y_stride, y_stride},
+               Ahead(next.slot->data, is_new ? next.slot->bytes : 0));
     }
   });
   if (!sharing.empty()) add_shared_low_rank(std::move(sharing), x, x_stride, y, y_stride);

@@ -1,0 +1,1 @@
+"""Training jobs: the durable queue, the supervised worker, policies and canaries. No torch."""

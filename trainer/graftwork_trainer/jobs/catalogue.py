@@ -1,0 +1,23 @@
+"""What a job may ask for: recipes with the example formats that they learn from, and methods."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# The first is taken where a job names none.
+RECIPE_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "sft": ("sft", "classification"),
+}
+DEFAULT_RECIPE = "sft"
+DEFAULT_METHOD = "LORA"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What this server can train."""
+
+    recipe_formats: Mapping[str, tuple[str, ...]]
+    methods: frozenset[str]  # PEFT's names
+
+    def formats_of(self, recipe: str) -> tuple[str, ...]:
+        """Of a known recipe, or of the default one where it is ""."""
+        return self.recipe_formats[recipe or DEFAULT_RECIPE]

@@ -1,0 +1,299 @@
+"""The durable queue of training jobs, in the journal's database.
+
+A change of state names the state that it expects, so that it holds whatever else writes.
+Thread-safe; every method waits for the disk and belongs off the event loop. All raise JournalFull
+and JournalUnavailable where the database fails.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from graftwork.v1 import training_service_pb2 as pb
+from graftwork_adapters.errors import RequestIdReused
+from graftwork_adapters.mutation import MutationRequest
+from graftwork_adapters.paging import Page, decode_token, encode_token
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
+
+from graftwork_trainer.jobs import rows, tables
+from graftwork_trainer.jobs.errors import UnknownJob, WrongTransition
+from graftwork_trainer.jobs.records import CanaryDraft, JobRecord, Progress
+from graftwork_trainer.jobs.states import JobState
+from graftwork_trainer.journal.database import Database
+
+_JOBS = tables.jobs
+
+
+class JobStore:
+    """`new_id` gives ids that sort by time, such as UUIDv7."""
+
+    def __init__(
+        self,
+        database: Database,
+        new_id: Callable[[], str],
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._database = database
+        self._new_id = new_id
+        self._clock_ns = clock_ns
+
+    def create(
+        self,
+        spec: pb.TrainingJobSpec,
+        *,
+        policy: str = "",
+        request: MutationRequest | None = None,
+    ) -> JobRecord:
+        """Queues a job; the job of an earlier, equal request where there was one.
+
+        Raises RequestIdReused.
+        """
+        job_id = self._new_id()
+        values: dict[str, Any] = {
+            "id": job_id,
+            "adapter": spec.adapter,
+            "spec": rows.spec_to_json(spec),
+            "state": JobState.QUEUED.value,
+            "progress": rows.progress_to_json(Progress()),
+            "message": "",
+            "version": "",
+            "snapshot": "",
+            "policy": policy,
+            "attempt": 0,
+            "crashes": 0,
+            "run_time_s": 0.0,
+            "cancel_requested": False,
+            "create_time_ns": self._clock_ns(),
+            "start_time_ns": 0,
+            "end_time_ns": 0,
+            "request_id": request.request_id if request else None,
+            "fingerprint": request.fingerprint if request else None,
+        }
+        with self._database.write() as connection:
+            if (repeated := _recall(connection, request)) is not None:
+                return repeated
+            connection.execute(insert(_JOBS).values(values))
+            return _get(connection, job_id)
+
+    def recall(self, request: MutationRequest | None) -> JobRecord | None:
+        """The job of an earlier, equal request; raises RequestIdReused."""
+        with self._database.read() as connection:
+            return _recall(connection, request)
+
+    def get(self, job_id: str) -> JobRecord:
+        """Raises UnknownJob."""
+        with self._database.read() as connection:
+            return _get(connection, job_id)
+
+    def list(
+        self,
+        *,
+        adapter: str = "",
+        states: Collection[JobState] = (),
+        page_size: int,
+        page_token: str = "",
+    ) -> Page[JobRecord]:
+        """Newest first; those of one adapter, or all; those in `states`, or in any."""
+        list_name = f"jobs/{adapter}"
+        before_id, before_time = decode_token(list_name, page_token)
+        query = select(_JOBS).order_by(_JOBS.c.create_time_ns.desc(), _JOBS.c.id.desc())
+        if adapter:
+            query = query.where(_JOBS.c.adapter == adapter)
+        if states:
+            query = query.where(_JOBS.c.state.in_([state.value for state in states]))
+        if page_token:
+            query = query.where(
+                or_(
+                    _JOBS.c.create_time_ns < before_time,
+                    and_(_JOBS.c.create_time_ns == before_time, _JOBS.c.id < before_id),
+                )
+            )
+        with self._database.read() as connection:
+            found = connection.execute(query.limit(page_size + 1)).mappings().all()
+        records = tuple(rows.job_record(row) for row in found[:page_size])
+        is_last = len(found) <= page_size
+        token = (
+            "" if is_last else encode_token(list_name, records[-1].id, records[-1].create_time_ns)
+        )
+        return Page(records, token)
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+        query = select(_JOBS.c.state, func.count()).group_by(_JOBS.c.state)
+        with self._database.read() as connection:
+            found = {JobState(state): int(count) for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in JobState}
+
+    def active_jobs_of(self, policy: str) -> int:
+        """How many jobs that a policy started wait or run."""
+        active = [JobState.QUEUED.value, JobState.RUNNING.value]
+        query = select(func.count()).where(_JOBS.c.policy == policy, _JOBS.c.state.in_(active))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def claim(self) -> JobRecord | None:
+        """Takes the oldest job of the queue to run it; None where none waits."""
+        oldest = (
+            select(_JOBS.c.id, _JOBS.c.start_time_ns)
+            .where(_JOBS.c.state == JobState.QUEUED.value)
+            .order_by(_JOBS.c.create_time_ns, _JOBS.c.id)
+            .limit(1)
+        )
+        with self._database.write() as connection:
+            row = connection.execute(oldest).mappings().first()
+            if row is None:
+                return None
+            changes = {
+                "state": JobState.RUNNING.value,
+                "start_time_ns": row["start_time_ns"] or self._clock_ns(),
+                "attempt": _JOBS.c.attempt + 1,
+                "message": "",
+            }
+            _change(connection, row["id"], JobState.QUEUED, changes)
+            return _get(connection, row["id"])
+
+    def start_again(self, job_id: str, message: str) -> JobRecord:
+        """Counts a crash of a running job's worker, and the next attempt."""
+        changes = {
+            "crashes": _JOBS.c.crashes + 1,
+            "attempt": _JOBS.c.attempt + 1,
+            "message": message,
+        }
+        return self._update_running(job_id, changes)
+
+    def record(
+        self,
+        job_id: str,
+        *,
+        progress: Progress | None = None,
+        run_time_s: float | None = None,
+        snapshot: str | None = None,
+        version: str | None = None,
+    ) -> None:
+        """Writes what is not None of a running job; of one that is not running, nothing."""
+        changes: dict[str, Any] = {
+            "progress": None if progress is None else rows.progress_to_json(progress),
+            "run_time_s": run_time_s,
+            "snapshot": snapshot,
+            "version": version,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        with self._database.write() as connection:
+            _change(connection, job_id, JobState.RUNNING, changes)
+
+    def finish(
+        self, job_id: str, state: JobState, message: str = "", *, canary: CanaryDraft | None = None
+    ) -> JobRecord:
+        """Ends a running job, and begins to watch its canary in the same transaction.
+
+        Raises UnknownJob, WrongTransition.
+        """
+        if not state.is_final:
+            raise WrongTransition(job_id, JobState.RUNNING, state)
+        ended: dict[str, Any] = {
+            "state": state.value,
+            "message": message,
+            "end_time_ns": self._clock_ns(),
+        }
+        return self._update_running(job_id, ended, canary)
+
+    def note(self, job_id: str, message: str) -> None:
+        """Says what became of an ended job's candidate."""
+        with self._database.write() as connection:
+            connection.execute(update(_JOBS).where(_JOBS.c.id == job_id).values(message=message))
+
+    def requeue(self, job_id: str, message: str) -> JobRecord:
+        """Puts a running job back: it goes on before those that came after it."""
+        return self._update_running(job_id, {"state": JobState.QUEUED.value, "message": message})
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """Ends a waiting job; asks a running one to end; leaves an ended one. Raises UnknownJob."""
+        ended = {
+            "state": JobState.CANCELLED.value,
+            "message": "cancelled before it ran",
+            "end_time_ns": self._clock_ns(),
+        }
+        with self._database.write() as connection:
+            if not _change(connection, job_id, JobState.QUEUED, ended):
+                _change(connection, job_id, JobState.RUNNING, {"cancel_requested": True})
+            return _get(connection, job_id)
+
+    def recover(self) -> int:
+        """Puts back what a server that is gone was running; returns how many. Call it at start."""
+        running = _JOBS.c.state == JobState.RUNNING.value
+        now = self._clock_ns()
+        with self._database.write() as connection:
+            connection.execute(
+                update(_JOBS)
+                .where(running, _JOBS.c.cancel_requested)
+                .values(state=JobState.CANCELLED.value, message="cancelled", end_time_ns=now)
+            )
+            put_back = connection.execute(
+                update(_JOBS)
+                .where(running)
+                .values(state=JobState.QUEUED.value, message="goes on after a restart")
+            )
+            return int(put_back.rowcount)
+
+    def _update_running(
+        self, job_id: str, changes: dict[str, Any], canary: CanaryDraft | None = None
+    ) -> JobRecord:
+        with self._database.write() as connection:
+            changed = _change(connection, job_id, JobState.RUNNING, changes)
+            record = _get(connection, job_id)
+            if not changed:
+                wanted = JobState(changes.get("state", JobState.RUNNING.value))
+                raise WrongTransition(job_id, record.state, wanted)
+            if canary is not None:
+                begin_canary(connection, job_id, canary)
+            return record
+
+
+def begin_canary(connection: Connection, job_id: str, draft: CanaryDraft) -> None:
+    """Watches a canary; one of the same adapter that still waited is not judged any more."""
+    canaries = tables.canaries
+    connection.execute(canaries.delete().where(canaries.c.adapter == draft.adapter))
+    connection.execute(
+        insert(canaries).values(
+            adapter=draft.adapter,
+            version=draft.version,
+            incumbent=draft.incumbent,
+            feedback=draft.feedback,
+            tolerance=draft.tolerance,
+            start_time_ns=draft.start_time_ns,
+            job_id=job_id,
+        )
+    )
+
+
+def _change(
+    connection: Connection, job_id: str, state: JobState, changes: Mapping[str, Any]
+) -> bool:
+    """Whether the job was in `state`, and was changed."""
+    wanted = JobState(changes.get("state", state.value))
+    if wanted is not state and not state.may_become(wanted):
+        raise WrongTransition(job_id, state, wanted)
+    statement = (
+        update(_JOBS).where(_JOBS.c.id == job_id, _JOBS.c.state == state.value).values(changes)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def _recall(connection: Connection, request: MutationRequest | None) -> JobRecord | None:
+    if request is None:
+        return None
+    query = select(_JOBS).where(_JOBS.c.request_id == request.request_id)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        return None
+    if row["fingerprint"] != request.fingerprint:
+        raise RequestIdReused(request.request_id)
+    return rows.job_record(row)
+
+
+def _get(connection: Connection, job_id: str) -> JobRecord:
+    row = connection.execute(select(_JOBS).where(_JOBS.c.id == job_id)).mappings().first()
+    if row is None:
+        raise UnknownJob(job_id)
+    return rows.job_record(row)

@@ -1,0 +1,270 @@
+"""What a training job does, from feedback to a live version: five phases, each of which may be
+repeated after a crash and then goes on, or finds that it is done.
+
+    dataset      feedback over gRPC -> a snapshot
+    search       trials -> hyperparameters, where the job wants that
+    training     the snapshot -> an adapter's folder
+    evaluation   upload as a version that is not live -> the gate's verdict and report
+    promotion    what passed goes live, or gets a share of the traffic
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from google.protobuf import json_format
+from graftwork import Client
+
+from graftwork_trainer.base.model import TrainingBase, load_training_base
+from graftwork_trainer.curve import LossCurve
+from graftwork_trainer.datasets import snapshot as snapshots
+from graftwork_trainer.datasets.snapshot import Snapshot
+from graftwork_trainer.evaluation.report_content import JobFacts
+from graftwork_trainer.evaluation.report_content import Trial as ReportTrial
+from graftwork_trainer.evaluation.run import GateResult, run_gate
+from graftwork_trainer.feedback_stream import exported
+from graftwork_trainer.job_state import StateFile
+from graftwork_trainer.jobs import events
+from graftwork_trainer.jobs.folders import REPORT, RUN, WORK
+from graftwork_trainer.jobs.launcher import JobOrder
+from graftwork_trainer.jobs.records import CanaryDraft, Progress
+from graftwork_trainer.jobs.spec import JobSpec, PromotionMode
+from graftwork_trainer.jobs.states import JobState
+from graftwork_trainer.recipes.run import TrainingProgress, TrainingRun
+from graftwork_trainer.recipes.table import RECIPES
+from graftwork_trainer.search import search
+
+Tell = Callable[[events.Event], None]
+
+
+class StopSignal(Protocol):
+    def is_asked(self) -> bool: ...
+
+    def wait_for_checkpoint(self, may_wait: bool) -> None: ...
+
+
+class JobPhases:
+    """One job, in its folder. Raises the errors of `graftwork.errors`, WireError, OSError."""
+
+    def __init__(
+        self,
+        order: JobOrder,
+        spec: JobSpec,
+        folder: Path,
+        *,
+        client: Client,
+        tell: Tell,
+        stop: StopSignal,
+    ) -> None:
+        self._order = order
+        self._spec = spec
+        self._folder = folder
+        self._work = folder / WORK
+        self._client = client
+        self._tell = tell
+        self._stop = stop
+        self._file = StateFile(self._work)
+        self._curve = LossCurve(self._work)
+
+    def run(self) -> events.Finished:
+        with self._phase("dataset"):
+            snapshot = self._snapshot()
+        if self._spec.search is not None:
+            with self._phase("search"):
+                self._search(snapshot)
+        with self._phase("training"):
+            adapter = self._train(snapshot)
+        with self._phase("evaluation"):
+            version = self._upload(adapter)
+            result = self._evaluate(snapshot, version)
+        if not result.passed:
+            return events.Finished(JobState.REFUSED, result.message)
+        with self._phase("promotion"):
+            canary = self._promote(version)
+        return events.Finished(JobState.SUCCEEDED, result.message, canary)
+
+    def _snapshot(self) -> Snapshot:
+        root, dataset = Path(self._order.snapshots), self._spec.dataset
+        digest = self._file.state.snapshot or dataset.snapshot
+        if dataset.settings is None or digest:
+            snapshot = snapshots.open_snapshot(root, digest)
+        else:
+            examples = exported(self._order.server, dataset.settings)
+            snapshot = snapshots.build(examples, dataset.settings, root)
+        self._file.update(snapshot=snapshot.digest)
+        self._tell(events.Snapshot(snapshot.digest))
+        return snapshot
+
+    def _search(self, snapshot: Snapshot) -> None:
+        if self._spec.search is None or self._file.state.chosen is not None:
+            return
+        run = self._training_run(snapshot, self._work / "search", self._report_nothing)
+        found = search(run, self._spec.search, self._recipe, self._tell_trial)
+        self._file.update(chosen=found.chosen, trials=found.trials)
+
+    def _train(self, snapshot: Snapshot) -> Path:
+        run = self._training_run(snapshot, self._work / RUN, self._report_step)
+        return self._recipe(run)
+
+    @cached_property
+    def _recipe(self) -> Callable[[TrainingRun], Path]:
+        recipe = RECIPES[self._spec.recipe]
+
+        def train(run: TrainingRun) -> Path:
+            self._stop.wait_for_checkpoint(True)
+            folder = recipe(run)
+            self._stop.wait_for_checkpoint(False)
+            return folder
+
+        return train
+
+    @cached_property
+    def _base(self) -> TrainingBase:
+        return load_training_base(Path(self._order.base))
+
+    def _training_run(
+        self, snapshot: Snapshot, folder: Path, progress: Callable[[TrainingProgress], None]
+    ) -> TrainingRun:
+        spec, chosen = self._spec, dict(self._file.state.chosen or {})
+        config = dict(spec.method_config)
+        if "rank" in chosen:
+            config["r"] = chosen.pop("rank")
+        return TrainingRun(
+            base=self._base,
+            train=snapshot.folder / "train.jsonl",
+            validation=snapshot.folder / "validation.jsonl",
+            folder=folder,
+            hyperparameters=spec.hyperparameters.replaced(**chosen),
+            method=spec.method,
+            method_config=config,
+            initial=self._initial(),
+            progress=progress,
+            should_stop=self._stop.is_asked,
+            threads=self._order.threads,
+        )
+
+    def _initial(self) -> Path | None:
+        """The adapter to go on from, downloaded once."""
+        if not self._spec.initial_version:
+            return None
+        folder = self._work / "initial"
+        if not folder.exists():
+            self._client.adapters.download(self._spec.initial_version, folder)
+        return folder
+
+    def _upload(self, adapter: Path) -> str:
+        """Registers the candidate, not live; once, however often this is called."""
+        if not self._file.state.version:
+            version = self._client.adapters.upload(
+                self._spec.adapter,
+                adapter,
+                make_live=False,
+                request_id=self._request_id("candidate"),
+            )
+            self._file.update(version=version.selector)
+        self._tell(events.Version(self._file.state.version))
+        return self._file.state.version
+
+    def _evaluate(self, snapshot: Snapshot, version: str) -> GateResult:
+        def progress(done: int, total: int) -> None:
+            self._tell(Progress("evaluation", step=done, total_steps=total))
+
+        return run_gate(
+            self._client,
+            candidate=version,
+            adapter=self._spec.adapter,
+            snapshot=snapshot.folder,
+            spec=self._spec.gate,
+            report=self._folder / REPORT,
+            cache=self._work / "gate",
+            facts=self._facts(snapshot),
+            curve=self._curve.points(),
+            trials=[ReportTrial(**asdict(trial)) for trial in self._file.state.trials],
+            progress=progress,
+        )
+
+    def _facts(self, snapshot: Snapshot) -> JobFacts:
+        sent = json_format.MessageToDict(self._order.spec, preserving_proto_field_name=True)
+        return JobFacts(
+            spec=sent,
+            seed=self._spec.hyperparameters.seed,
+            digests={
+                "snapshot": snapshot.digest,
+                "base": self._client.model().digest,
+                "candidate": self._client.adapters.get_version(self._file.state.version).digest,
+            },
+            durations_s=self._file.state.durations_s,
+        )
+
+    def _promote(self, version: str) -> CanaryDraft | None:
+        name, _, number = version.partition("@")
+        promotion = self._spec.promotion
+        if promotion.mode is PromotionMode.NONE:
+            return None
+        canary = self._canary(int(number)) if promotion.mode is PromotionMode.CANARY else None
+        if canary is None:
+            self._client.adapters.update(
+                name,
+                live_version=int(number),
+                traffic_split={},
+                request_id=self._request_id("live"),
+            )
+            return None
+        self._client.adapters.update(
+            name,
+            live_version=canary.incumbent,
+            traffic_split={
+                canary.incumbent: 100 - promotion.canary_percent,
+                canary.version: promotion.canary_percent,
+            },
+            request_id=self._request_id("canary"),
+        )
+        return canary
+
+    def _canary(self, version: int) -> CanaryDraft | None:
+        """What is to be watched, the same in every attempt; None without a live version, when
+        there is nothing to compare with and the candidate goes live."""
+        if self._file.state.canary is None:
+            live = self._client.adapters.get(self._spec.adapter).live_version
+            if not live or live == version:
+                return None
+            promotion = self._spec.promotion
+            draft = CanaryDraft(
+                adapter=self._spec.adapter,
+                version=version,
+                incumbent=live,
+                feedback=promotion.canary_feedback,
+                tolerance=promotion.canary_tolerance,
+                start_time_ns=time.time_ns(),
+            )
+            self._file.update(canary=asdict(draft))
+        return CanaryDraft(**(self._file.state.canary or {}))
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Tells that a phase begins, and counts what it takes."""
+        self._tell(Progress(name))
+        began = time.monotonic()
+        yield
+        durations = dict(self._file.state.durations_s)
+        durations[name] = durations.get(name, 0.0) + time.monotonic() - began
+        self._file.update(durations_s=durations)
+
+    def _report_step(self, progress: TrainingProgress) -> None:
+        self._curve.add(progress.step, progress.loss)
+        self._tell(Progress("training", **asdict(progress)))
+
+    def _report_nothing(self, progress: TrainingProgress) -> None:
+        """Steps of trials are told by the trial."""
+
+    def _tell_trial(self, done: int, total: int, best_loss: float | None) -> None:
+        self._tell(Progress("search", step=done, total_steps=total, loss=best_loss or 0.0))
+
+    def _request_id(self, purpose: str) -> str:
+        """The same in every attempt of a job, so that the server does a thing once."""
+        return str(uuid.uuid5(uuid.UUID(self._order.job_id), purpose))

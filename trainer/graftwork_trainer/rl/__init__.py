@@ -1,0 +1,1 @@
+"""The arithmetic of reinforcement learning from rewards: no model, no server, no files."""
