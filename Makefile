@@ -76,6 +76,9 @@ bench-methods: setup model ## Measure batches of every adapter method against th
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
+demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 

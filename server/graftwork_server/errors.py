@@ -21,6 +21,7 @@ Errors of a start, which the command prints without a traceback:
     ├── DefaultModelError      default_model.py
     ├── ModelNotUsable         base_model.py
     ├── TlsError               tls.py
+    ├── BackupError            backup.py: of `graftwork backup` and `restore`
     └── EngineDied             serve.py, long after the start
 """
 
@@ -105,6 +106,10 @@ class InternalError(ServerError):
 
 class StartupError(Exception):
     """The server cannot start; the message says what to change."""
+
+
+class BackupError(StartupError):
+    """A backup cannot be made or restored; nothing half done is left."""
 
 
 class EngineDied(StartupError):

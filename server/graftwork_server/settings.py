@@ -85,7 +85,7 @@ class AdapterSettings(_Frozen):
     max_upload_bytes: ByteSize = _setting("1GiB", "Largest version that is accepted.", gt=0)
     factor_dtype: Literal["auto", "file", "bfloat16"] = _setting(
         "auto",
-        "Precision of low-rank factors: as in the file, or rounded to bfloat16 for speed; auto "
+        "Precision of adapters' factors: as in the file, or rounded to bfloat16 for speed; auto "
         "rounds where the base is quantized.",
     )
 

@@ -17,6 +17,8 @@ ADAPTERS_GROUP = "graftwork.adapters.commands"
 _SHORT_HELP = {
     "serve": "Run a server.",
     "doctor": "Tell what this machine can run, and what is missing.",
+    "backup": "Write registry, adapters, journal and training data to a file.",
+    "restore": "Put a backup into an empty data folder.",
     "convert": "Convert a folder of AdapterHub's, offline.",
 }
 
