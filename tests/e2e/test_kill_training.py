@@ -78,7 +78,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 @pytest.mark.timeout(3600)
 @pytest.mark.slow
 def test_killed_while_training(world: World) -> None:
-    rounds = int(os.environ.get("GRAFTWORK_TEST_KILLS", "50"))
+    rounds = int(os.environ.get("KILL_ROUNDS", "50"))
     chance = random.Random(0)
     killed = {"trainer": 0, "server": 0}
     for _ in range(rounds):
