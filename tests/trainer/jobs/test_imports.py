@@ -22,7 +22,7 @@ HEAVY = ("torch", "transformers", "peft", "trl")
 def test_module_needs_no_torch(module: str):
     script = (
         f"import sys; sys.path[:0] = {sys.path!r}; import {module}; "
-        f"sys.exit(', '.join(m for m in {HEAVY!r} if m in sys.modules))"
+        f"sys.exit(', '.join(m for m in {HEAVY!r} if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -31,7 +31,7 @@ def test_module_needs_no_torch(module: str):
 def test_a_worker_steps_back_before_it_imports_anything_large():
     script = (
         f"import sys; sys.path[:0] = {sys.path!r}; import graftwork_trainer.worker; "
-        "sys.exit(', '.join(m for m in ('grpc', 'google.protobuf', 'numpy') if m in sys.modules))"
+        "sys.exit(', '.join(m for m in ('grpc', 'google.protobuf', 'numpy') if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr.decode()
