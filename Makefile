@@ -73,6 +73,9 @@ bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT a
 bench-methods: setup model ## Measure batches of every adapter method against the bare base
 	$(BIN)/python -m benchmarks.bench_methods $(ARGS)
 
+bench-train: setup model ## Measure training against plain TRL and PEFT
+	$(BIN)/python -m benchmarks.bench_train $(ARGS)
+
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
@@ -106,4 +109,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-methods bench-hot soak model clean
+	bench-mixed bench-methods bench-train bench-hot soak model clean

@@ -1,0 +1,58 @@
+"""What PPO, GRPO and RLOO have beside the hyperparameters of every recipe."""
+
+from typing import Any
+
+from graftwork.status import InvalidFieldError
+from pydantic import Field
+
+from graftwork_trainer.recipes.preferences import RecipeOptions
+from graftwork_trainer.rewards.settings import RewardSetting, parse_rewards
+
+
+class OnlineOptions(RecipeOptions):
+    """Of the hyperparameters, `batch_size` times `gradient_accumulation` answers make an optimizer
+    step, `epochs` are the passes over each iteration's answers, and `schedule` and `warmup` run
+    over the iterations."""
+
+    rewards: tuple[RewardSetting, ...]  # rewards/settings.py
+    iterations: int = Field(50, ge=1, le=100_000)
+    prompts: int = Field(16, ge=1, le=4096)  # of each iteration
+    num_samples: int = Field(4, ge=1, le=64)  # answers to each
+    max_tokens: int = Field(64, ge=1)  # of an answer
+    truncation_penalty: float = Field(0.0, ge=0)  # off the reward of an answer that is cut off
+    clip: float = Field(0.2, gt=0, lt=1)  # of ratios
+    kl_coefficient: float = Field(0.05, ge=0)  # reward per nat from the reference
+    # Nats for each answer that the coefficient is steered to, by at most a fifth within
+    # kl_horizon answers. None: the coefficient stays.
+    kl_target: float | None = Field(None, gt=0)
+    kl_horizon: float = Field(10_000, gt=0)
+    # The passes over an iteration's answers end where the policy is so far from the one that
+    # gave them, in nats per token.
+    stop_kl: float = Field(0.05, gt=0)
+    sampler_cap: float = Field(2.0, ge=1)  # of the weights from the engine's policy to ours
+
+    @classmethod
+    def parse(cls, values: Any, name: str = "recipe_options") -> Any:
+        if "rewards" not in values:
+            raise InvalidFieldError(f"{name}.rewards", "is missing: say what an answer is worth")
+        rewards = parse_rewards(values["rewards"], f"{name}.rewards")
+        return super().parse({**values, "rewards": tuple(rewards)}, name)
+
+
+class PpoOptions(OnlineOptions):
+    num_samples: int = Field(1, ge=1, le=64)
+    kl_target: float | None = Field(6.0, gt=0)
+    discount: float = Field(1.0, gt=0, le=1)
+    trace_decay: float = Field(0.95, ge=0, le=1)
+    value_clip: float = Field(0.2, gt=0)
+    value_coefficient: float = Field(0.1, ge=0)
+    value_learning_rate: float = Field(1e-3, gt=0)  # of the value head, which starts from nothing
+    entropy_coefficient: float = Field(0.0, ge=0)
+    whiten_rewards: bool = True
+
+
+class GrpoOptions(OnlineOptions):
+    num_samples: int = Field(8, ge=2, le=64)
+    # "grpo": over the group's deviation, the divergence in the loss. "rloo": over the mean of the
+    # others, whole answers as actions, the divergence in the reward.
+    algorithm: str = Field("grpo", pattern="^(grpo|rloo)$")
