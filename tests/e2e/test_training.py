@@ -128,6 +128,9 @@ async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None
     )
     assert answer.served_by.version == 1
     assert await model_digest(running) == running.base.digest
+    # Some of these are held out, but not all.
+    deletions = [await running.client.feedback.delete(author=f"a{n}") for n in range(8)]
+    assert ("lengths@1",) in [deletion.trained_versions for deletion in deletions]
 
 
 @pytest.mark.slow
