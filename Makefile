@@ -76,6 +76,9 @@ bench-methods: setup model ## Measure batches of every adapter method against th
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
+bench-journal: setup model ## Measure feedback per second, and what logging costs generation
+	$(BIN)/python -m benchmarks.bench_journal $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
@@ -103,4 +106,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-methods bench-hot soak model clean
+	bench-mixed bench-methods bench-hot bench-journal soak model clean
