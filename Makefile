@@ -79,6 +79,9 @@ bench-hot: setup model ## Measure how long streams stall while an adapter is reg
 bench-journal: setup model ## Measure feedback per second, and what logging costs generation
 	$(BIN)/python -m benchmarks.bench_journal $(ARGS)
 
+demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
@@ -106,4 +109,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-methods bench-hot bench-journal soak model clean
+	bench-mixed bench-methods bench-hot bench-journal demo soak model clean

@@ -134,9 +134,11 @@ class InvalidArtifact(AdapterError):
 class UnsupportedMethod(InvalidArtifact):
     reason = "UNSUPPORTED_METHOD"
 
-    def __init__(self, peft_type: str, supported: Iterable[str]) -> None:
+    def __init__(self, peft_type: str, supported: Iterable[str], why: str | None) -> None:
+        """`why` is the reason for a method of PEFT's, None for a name that it does not know."""
+        known = "it is no method of PEFT's that this version knows" if why is None else why
         super().__init__(
-            f'adapter_config.json: peft_type "{peft_type}" is not supported; '
+            f'adapter_config.json: peft_type "{peft_type}" is not supported: {known}; '
             f"supported are {', '.join(sorted(supported))}",
             metadata={"peft_type": peft_type},
         )

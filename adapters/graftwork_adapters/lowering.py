@@ -17,6 +17,7 @@ from graftwork_adapters.errors import (
 from graftwork_adapters.folder import PROMPT_ONLY, WEIGHTS_FILE
 from graftwork_adapters.methods import find_methods
 from graftwork_adapters.methods.base import LoweringInput
+from graftwork_adapters.methods.refused import REFUSED
 from graftwork_adapters.pacing import paced
 from graftwork_adapters.stamp import read_stamp
 
@@ -36,7 +37,8 @@ def lower(artifact: Artifact, base: BaseDescription, *, max_rank: int) -> Lowere
     methods = find_methods()
     method = methods.get(artifact.config.peft_type)
     if method is None:
-        raise UnsupportedMethod(artifact.config.peft_type[:80], methods)
+        peft_type = artifact.config.peft_type
+        raise UnsupportedMethod(peft_type[:80], methods, REFUSED.get(peft_type))
     artifact.config.check_fields(
         consumed=method.consumed | saved_parts.CONSUMED,
         inert=method.inert,

@@ -28,6 +28,14 @@ from graftwork.feedback_types import (
     Source,
 )
 from graftwork.requests import GenerateOptions
+from graftwork.training_types import (
+    JobProgress,
+    JobState,
+    TrainingJob,
+    TrainingOptions,
+    TrainingPolicy,
+    TrainingReport,
+)
 from graftwork.types import (
     Adapter,
     AdapterVersion,
@@ -86,6 +94,8 @@ __all__ = [
     "InlinePrompt",
     "Internal",
     "InvalidArgument",
+    "JobProgress",
+    "JobState",
     "Limits",
     "LoggedGeneration",
     "Message",
@@ -104,6 +114,10 @@ __all__ = [
     "Source",
     "TokenLogprob",
     "Tokenization",
+    "TrainingJob",
+    "TrainingOptions",
+    "TrainingPolicy",
+    "TrainingReport",
     "Unavailable",
     "Usage",
 ]

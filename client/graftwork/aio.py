@@ -12,6 +12,7 @@ from graftwork import requests, responses
 from graftwork.aio_adapters import AsyncAdapters
 from graftwork.aio_calls import AsyncCalls
 from graftwork.aio_feedback import AsyncFeedbackJournal
+from graftwork.aio_training import AsyncTraining
 from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Pem
 from graftwork.errors import from_rpc_error
 from graftwork.requests import GenerateOptions
@@ -104,6 +105,7 @@ class AsyncClient:
         self._stub = GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
         self.adapters = AsyncAdapters(self._calls)
         self.feedback = AsyncFeedbackJournal(self._calls)
+        self.training = AsyncTraining(self._calls)
 
     async def generate(
         self,
@@ -154,9 +156,10 @@ class AsyncClient:
         answer = await self._calls.unary(self._stub.Tokenize, request, timeout)
         return responses.tokenization(answer)
 
-    async def model(self, *, timeout: float | None = None) -> Model:
-        """The base model and the limits of the server."""
-        request = generation_pb.GetModelRequest()
+    async def model(self, *, recompute_digest: bool = False, timeout: float | None = None) -> Model:
+        """The base model and the limits of the server; its digest computed anew over the weights
+        in memory where `recompute_digest`."""
+        request = generation_pb.GetModelRequest(recompute_digest=recompute_digest)
         return responses.model(await self._calls.unary(self._stub.GetModel, request, timeout))
 
     async def close(self) -> None:

@@ -25,6 +25,14 @@ _IDEMPOTENT_READS = {
         "ListAdapterVersions",
         "DownloadAdapterVersion",
     ),
+    "graftwork.v1.TrainingService": (
+        "GetTrainingJob",
+        "ListTrainingJobs",
+        "WatchTrainingJob",
+        "GetTrainingReport",
+        "GetTrainingPolicy",
+        "ListTrainingPolicies",
+    ),
 }
 _RETRY_POLICY = {
     "maxAttempts": 4,

@@ -15,6 +15,7 @@ from graftwork.errors import from_rpc_error
 from graftwork.feedback import FeedbackJournal
 from graftwork.requests import GenerateOptions
 from graftwork.streams import Assembly
+from graftwork.training import Training
 from graftwork.types import Delta, Generation, Model, Prompt, ScoreResult, Tokenization
 from graftwork.v1 import generation_service_pb2 as generation_pb
 from graftwork.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -101,6 +102,7 @@ class Client:
         self._stub = GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
         self.adapters = Adapters(self._calls)
         self.feedback = FeedbackJournal(self._calls)
+        self.training = Training(self._calls)
 
     def generate(
         self,
@@ -150,9 +152,10 @@ class Client:
         request = requests.tokenize_request(prompt)
         return responses.tokenization(self._calls.unary(self._stub.Tokenize, request, timeout))
 
-    def model(self, *, timeout: float | None = None) -> Model:
-        """The base model and the limits of the server."""
-        request = generation_pb.GetModelRequest()
+    def model(self, *, recompute_digest: bool = False, timeout: float | None = None) -> Model:
+        """The base model and the limits of the server; its digest computed anew over the weights
+        in memory where `recompute_digest`."""
+        request = generation_pb.GetModelRequest(recompute_digest=recompute_digest)
         return responses.model(self._calls.unary(self._stub.GetModel, request, timeout))
 
     def close(self) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from graftwork_server.kernels.gated_prompts import GatedPromptTable, add_gated_prompts
 from graftwork_server.kernels.paged_attention import paged_attention, store_kv
+from graftwork_server.kernels.segments import Segments
 from graftwork_server.packed_attention import PackedGatedPrompt, PackedPrefix
 
 PAGED_ATTENTION = "graftwork_paged"
@@ -50,6 +52,14 @@ class GatedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class GatedTokens:
+    """Which tokens of a step belong to which slot, and the gated prompts of the slots."""
+
+    segments: Segments
+    tables: Mapping[int, GatedPromptTable]  # by layer
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionStep:
     """Which tokens of a step see which blocks; passed to every layer as `attention_step`."""
 
@@ -59,7 +69,8 @@ class AttentionStep:
     query_start: Tensor  # (num_sequences + 1,) int32: first token of each sequence
     context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
     prefix_writes: tuple[PrefixWrite, ...] = ()
-    gated_runs: tuple[GatedRun, ...] = ()
+    gated_runs: tuple[GatedRun, ...] = ()  # for torch
+    gated_tokens: GatedTokens | None = None  # for the kernel
 
 
 def attend(
@@ -92,6 +103,15 @@ def attend(
         sliding_window=sliding_window,
         softcap=softcap,
     )
+    if step.gated_tokens is not None and layer in step.gated_tokens.tables:
+        add_gated_prompts(
+            output,
+            query,
+            step.gated_tokens.tables[layer],
+            step.gated_tokens.segments,
+            num_kv_heads=key.shape[1],
+            scale=query.shape[-1] ** -0.5,
+        )
     for run in step.gated_runs:
         prompt = run.prompts.get(layer)
         if prompt is not None:

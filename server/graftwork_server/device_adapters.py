@@ -11,9 +11,10 @@ import torch
 from graftwork_adapters.canonical import LinearModule
 from torch import Tensor, nn
 
-from graftwork_server.attention import GatedRun, PrefixWrite
+from graftwork_server.attention import GatedRun, GatedTokens, PrefixWrite
 from graftwork_server.base_model import BaseModel
 from graftwork_server.edited_module import EditedModule
+from graftwork_server.kernels.gated_prompts import GatedPromptTable
 from graftwork_server.kernels.input_transforms import InputTable, KernelInput, transform_inputs
 from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
@@ -54,6 +55,7 @@ class GraftedLinear(nn.Module):
         self.base = base
         self._low_rank = LowRankTable(max_slots, shape.in_features, shape.out_features)
         self._output_scale = OutputScaleTable(max_slots, shape.out_features)
+        self._slots: set[int] = set()  # that change this module
         self._low_rank_slots: set[int] = set()
         self._output_scale_slots: set[int] = set()
         self._inputs = InputTable(max_slots)
@@ -66,6 +68,7 @@ class GraftedLinear(nn.Module):
         self._is_head = is_head  # the head sees the rows whose logits are wanted, not all tokens
 
     def place(self, slot: int, module: PackedModule) -> None:
+        self._slots.add(slot)
         if module.low_rank is not None:
             self._low_rank.set(slot, module.low_rank)
             self._low_rank_slots.add(slot)
@@ -88,6 +91,7 @@ class GraftedLinear(nn.Module):
             self._torch_terms[slot] = module.term
 
     def clear(self, slot: int) -> None:
+        self._slots.remove(slot)
         if slot in self._low_rank_slots:
             self._low_rank.clear(slot)
             self._low_rank_slots.remove(slot)
@@ -104,17 +108,19 @@ class GraftedLinear(nn.Module):
         segments = self._step.logit_rows if self._is_head else self._step.tokens
         if self._is_head:
             self._step.head_input = x
-        if not segments.runs:
+        slots = segments.slots
+        if slots.isdisjoint(self._slots):
             unchanged: Tensor = self.base(x)
             return unchanged
         rows = x.reshape(-1, x.shape[-1])
         if self._inputs.concerns(segments):
             rows = transform_inputs(rows, self._inputs, segments)
+            x = rows.view(x.shape)
         if self._torch_inputs:
             rows = transform_rows(rows, self._torch_inputs, segments.runs)
-        y: Tensor = self.base(rows.view(x.shape))
+            x = rows.view(x.shape)
+        y: Tensor = self.base(x)
         out = y.view(-1, y.shape[-1])
-        slots = segments.slots
         if not slots.isdisjoint(self._low_rank_slots):
             add_low_rank(out, rows, self._low_rank, segments)
         if self._terms.concerns(segments):
@@ -135,6 +141,9 @@ class DeviceAdapters:
 
     def __init__(self, base: BaseModel, *, max_slots: int) -> None:
         self._step = StepSegments()
+        self._max_slots = max_slots
+        self._gated_slots: set[int] = set()
+        self._gated_tables: dict[int, GatedPromptTable] = {}
         self._virtual_tokens: dict[int, Tensor] = {}
         self._adapters: dict[int, PackedAdapter] = {}
         self._parts: dict[int, PackedParts] = {}
@@ -159,6 +168,11 @@ class DeviceAdapters:
             self._virtual_tokens[slot] = adapter.virtual_tokens
         for name, edit in adapter.parts.edits.items():
             self._edited_module(name).place(slot, edit)
+        for layer, prompt in adapter.parts.kernel_gated_prompts.items():
+            if layer not in self._gated_tables:
+                self._gated_tables[layer] = GatedPromptTable(self._max_slots)
+            self._gated_tables[layer].place(slot, prompt)
+            self._gated_slots.add(slot)
         self._parts[slot] = adapter.parts
         self._adapters[slot] = adapter
 
@@ -168,6 +182,10 @@ class DeviceAdapters:
             self._grafts[name].clear(slot)
         for name in self._parts.pop(slot).edits:
             self._edited[name].clear(slot)
+        if slot in self._gated_slots:
+            self._gated_slots.remove(slot)
+            for table in self._gated_tables.values():
+                table.clear(slot)
         self._virtual_tokens.pop(slot, None)
 
     @contextmanager
@@ -219,12 +237,18 @@ class DeviceAdapters:
         return slot in self._parts and self._parts[slot].prefix is not None
 
     def gated_runs(self, segments: Segments) -> tuple[GatedRun, ...]:
-        """The tokens of a step whose adapters have gated prompts."""
+        """The tokens of a step whose adapters have gated prompts for torch to compute."""
         return tuple(
             GatedRun(start, stop, self._parts[slot].gated_prompts)
             for slot, start, stop in segments.runs
             if self._parts[slot].gated_prompts
         )
+
+    def gated_tokens(self, segments: Segments) -> GatedTokens | None:
+        """What the kernel needs for the gated prompts of a step, if there are any."""
+        if segments.slots.isdisjoint(self._gated_slots):
+            return None
+        return GatedTokens(segments, self._gated_tables)
 
     def class_scores(self, slot: int, logit_row: int) -> tuple[float, ...]:
         """Of the classifier in a slot, from a row whose logits the step in progress computed."""
@@ -238,5 +262,7 @@ class DeviceAdapters:
             graft = self._grafts.get(name)
             module = self._base.model.get_submodule(name) if graft is None else graft.base
             is_head = name == self._base.head_name
-            self._edited[name] = EditedModule(module, self._step, is_head=is_head)
+            self._edited[name] = EditedModule(
+                module, self._step, max_slots=self._max_slots, is_head=is_head
+            )
         return self._edited[name]

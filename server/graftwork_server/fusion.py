@@ -45,14 +45,14 @@ class FusedRmsNorm(nn.Module):
     def __init__(self, norm: nn.Module, offset: float) -> None:
         super().__init__()
         self.weight: nn.Parameter = cast("nn.Parameter", norm.weight)
-        self._offset = offset
+        self.offset = offset
         # Llama's family says variance_epsilon, Gemma's eps.
-        self._eps = cast("float", getattr(norm, "variance_epsilon", None) or norm.eps)
+        self.eps = cast("float", getattr(norm, "variance_epsilon", None) or norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., features) to the same."""
         rows = x.reshape(-1, x.shape[-1])
-        return rms_norm(rows, self.weight, offset=self._offset, eps=self._eps).view(x.shape)
+        return rms_norm(rows, self.weight, offset=self.offset, eps=self.eps).view(x.shape)
 
 
 class FusedGatedMlp(nn.Module):

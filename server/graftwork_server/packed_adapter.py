@@ -79,7 +79,7 @@ def pack_adapter(
         virtual = adapter.virtual_tokens
         if virtual is not None:
             virtual = virtual.to(base.device, base.dtype)
-        parts = pack_parts(adapter, base)
+        parts = pack_parts(adapter, base, factor_dtype)
     return PackedAdapter(modules, virtual, parts)
 
 

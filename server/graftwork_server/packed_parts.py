@@ -19,10 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graftwork_server.base_model import BaseModel, is_linear
+from graftwork_server.fusion import FusedRmsNorm
+from graftwork_server.kernels.build import kernels_loaded
+from graftwork_server.kernels.gated_prompts import KernelGatedPrompt
+from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.kernels.module_edits import KernelBottleneck, KernelNorm
 from graftwork_server.packed_attention import PackedGatedPrompt, PackedPrefix
 
 # From a module's input and output rows to its new output rows; the given ones may be overwritten.
 RowEdit = Callable[[Tensor, Tensor], Tensor]
+Edit = KernelNorm | KernelBottleneck | RowEdit
 
 
 class ReplacedModule:
@@ -108,24 +114,30 @@ class PackedClassifier:
 
 @dataclass(frozen=True, slots=True)
 class PackedParts:
-    edits: Mapping[str, RowEdit] = field(default_factory=dict)  # by module
+    edits: Mapping[str, Edit] = field(default_factory=dict)  # by module
     embedding: PackedEmbedding | None = None
     prefix: PackedPrefix | None = None
-    gated_prompts: Mapping[int, PackedGatedPrompt] = field(default_factory=dict)  # by layer
+    # By layer; the first for torch, the second for the kernel.
+    gated_prompts: Mapping[int, PackedGatedPrompt] = field(default_factory=dict)
+    kernel_gated_prompts: Mapping[int, KernelGatedPrompt] = field(default_factory=dict)
     classifier: PackedClassifier | None = None
     num_bytes: int = 0
 
 
-def pack_parts(adapter: LoweredAdapter, base: BaseModel) -> PackedParts:
-    """Everything of an adapter but its linear modules and virtual tokens, on the base's device."""
-    edits: dict[str, RowEdit] = {}
+def pack_parts(
+    adapter: LoweredAdapter, base: BaseModel, factor_dtype: torch.dtype | None
+) -> PackedParts:
+    """Everything of an adapter but its linear modules and virtual tokens, on the base's device;
+    `factor_dtype` rounds the matrices of bottlenecks, None keeps the file's."""
+    has_kernels = base.device.type == "cpu" and kernels_loaded()
+    edits: dict[str, Edit] = {}
     embedding = None
     for name, parameters in adapter.replaced.items():
         module = _replacement(base.own_module(name), parameters, base)
         if name == base.embedding_name:
             embedding = PackedEmbedding(module, None)
         else:
-            edits[name] = ReplacedModule(module)
+            edits[name] = _kernel_norm(module) if has_kernels else ReplacedModule(module)
     if adapter.embedding_rows is not None:
         rows = adapter.embedding_rows
         token_ids, order = rows.token_ids.sort()
@@ -135,9 +147,17 @@ def pack_parts(adapter: LoweredAdapter, base: BaseModel) -> PackedParts:
     if adapter.head_rows is not None:
         edits[base.head_name] = ReplacedHeadRows(adapter.head_rows, base)
     for name, bottleneck in adapter.bottlenecks.items():
-        edits[name] = PackedBottleneck(bottleneck, base)
+        is_plain = bottleneck.before is None and bottleneck.after is None
+        if has_kernels and is_plain:
+            edits[name] = _kernel_bottleneck(bottleneck, factor_dtype or torch.float32)
+        else:
+            edits[name] = PackedBottleneck(bottleneck, base)
     prompts: dict[int, PackedGatedPrompt] = {}
+    kernel_prompts: dict[int, KernelGatedPrompt] = {}
     for index, prompt in adapter.gated_prompts.items():
+        if has_kernels and not prompt.after_output:
+            kernel_prompts[index] = KernelGatedPrompt.pack(prompt)
+            continue
         layer = base.layers[index]
         prompts[index] = PackedGatedPrompt(prompt, layer.num_heads, base.device, base.dtype)
         if prompt.after_output:
@@ -159,9 +179,27 @@ def pack_parts(adapter: LoweredAdapter, base: BaseModel) -> PackedParts:
         embedding=embedding,
         prefix=prefix,
         gated_prompts=prompts,
+        kernel_gated_prompts=kernel_prompts,
         classifier=None if head is None else PackedClassifier.pack(head, base),
         num_bytes=own.num_parameters * base.dtype.itemsize
-        + sum(prompt.num_bytes for prompt in prompts.values()),
+        + sum(prompt.num_bytes for prompt in prompts.values())
+        + sum(prompt.num_bytes for prompt in kernel_prompts.values()),
+    )
+
+
+def _kernel_norm(module: nn.Module) -> Edit:
+    """For the kernel where it is a norm that the kernel computes."""
+    if isinstance(module, FusedRmsNorm):
+        return KernelNorm(module.weight.detach().float().contiguous(), module.offset, module.eps)
+    return ReplacedModule(module)
+
+
+def _kernel_bottleneck(bottleneck: Bottleneck, dtype: torch.dtype) -> KernelBottleneck:
+    return KernelBottleneck(
+        PackedLowRank.pack(bottleneck.down.to(dtype), bottleneck.up.to(dtype)),
+        bottleneck.down_bias.float().contiguous(),
+        bottleneck.up_bias.float().contiguous(),
+        bottleneck.non_linearity,
     )
 
 

@@ -101,6 +101,7 @@ class Runner:
                 self._adapters.prefix_writes(device_ids, segments) if (token_ids < 0).any() else ()
             ),
             gated_runs=self._adapters.gated_runs(segments),
+            gated_tokens=self._adapters.gated_tokens(segments),
         )
         return StepInputs(
             token_ids=device_ids,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from graftwork_adapters import bottleneck
 from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.canonical import LoweredAdapter
 from graftwork_adapters.errors import (
@@ -26,10 +28,12 @@ from graftwork_adapters.errors import (
 from graftwork_adapters.folder import CONFIG_FILE, WEIGHTS_FILE, adapter_files
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_adapters.lowering import lower
+from graftwork_adapters.methods import find_methods
+from graftwork_adapters.methods.refused import REFUSED
 from graftwork_adapters.stamp import read_stamp, stamp_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PromptTuningConfig
+from peft import LoraConfig, PeftType, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -270,10 +274,20 @@ def test_switched_off_unknown_fields_are_let_pass(folder: Path) -> None:
     load(folder)
 
 
-def test_methods_that_are_not_supported(folder: Path) -> None:
-    edit_config(folder, peft_type="XLORA")
-    with pytest.raises(UnsupportedMethod, match='"XLORA" is not supported; supported are ADALORA'):
+@pytest.mark.parametrize("peft_type", [*REFUSED, "NEXTYEARSLORA"])
+def test_methods_that_are_not_supported(folder: Path, peft_type: str) -> None:
+    edit_config(folder, peft_type=peft_type)
+    why = re.escape(REFUSED.get(peft_type, "it is no method of PEFT's that this version knows"))
+    with pytest.raises(
+        UnsupportedMethod, match=f'"{peft_type}" is not supported: {why}; supported are ADALORA'
+    ):
         load(folder)
+
+
+def test_every_method_of_peft_is_served_or_refused_with_a_reason() -> None:
+    served = find_methods().keys() - {bottleneck.PEFT_TYPE}
+    assert served | REFUSED.keys() == {peft_type.value for peft_type in PeftType}
+    assert not served & REFUSED.keys()
 
 
 def test_rank_over_the_cap(folder: Path) -> None:

@@ -339,6 +339,20 @@ def stamp_with_another_base(folder: Path) -> None:
     stamp_folder(folder, "sha256:" + "a" * 64)
 
 
+def add_a_layer(folder: Path) -> None:
+    """Layer 7 of a base with two, and a config that targets it by the same names."""
+    edit_weights(
+        folder,
+        lambda ts: ts.update({n.replace("layers.1", "layers.7"): t.clone() for n, t in ts.items()}),
+    )
+
+
+def miscount_virtual_tokens(folder: Path) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "token_dim": 64}
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    save_file({"prompt_embeddings": torch.ones(4, 64)}, folder / WEIGHTS_FILE)
+
+
 BAD_FOLDERS: list[tuple[Callable[[Path], None], grpc.StatusCode, str, str]] = [
     (truncate, INVALID, "INVALID_ARTIFACT", WEIGHTS_FILE),
     (lie_about_the_header, INVALID, "INVALID_ARTIFACT", WEIGHTS_FILE),
@@ -355,6 +369,21 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], grpc.StatusCode, str, str]] = [
         "UNSUPPORTED_METHOD",
         "NONSENSE",
     ),
+    (
+        lambda path: edit_config(path, peft_type="XLORA"),
+        INVALID,
+        "UNSUPPORTED_METHOD",
+        "LOKR, LORA",
+    ),
+    (lambda path: edit_config(path, r=5), INVALID, "INVALID_ARTIFACT", "rank 4, but"),
+    (
+        lambda path: edit_config(path, target_modules=["q_proj"]),
+        INVALID,
+        "INVALID_ARTIFACT",
+        "down_proj",
+    ),
+    (add_a_layer, PRECONDITION, "WRONG_BASE", "layers.7"),
+    (miscount_virtual_tokens, INVALID, "INVALID_ARTIFACT", "num_virtual_tokens"),
     (lambda path: (path / CONFIG_FILE).write_text("{"), INVALID, "INVALID_ARTIFACT", CONFIG_FILE),
     (lambda path: (path / CONFIG_FILE).unlink(), INVALID, "INVALID_ARTIFACT", CONFIG_FILE),
 ]

@@ -1,23 +1,31 @@
 """Training jobs, from feedback through gRPC to a live version, on a tiny model."""
 
 import asyncio
+import json
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
-from graftwork import Conversation, Message
-from graftwork.v1 import training_service_pb2 as pb
-from graftwork.v1.training_service_pb2_grpc import TrainingServiceStub
+from graftwork import Conversation, FailedPrecondition, JobState, Message, TrainingJob
+from graftwork.feedback_types import Refusal
 
-from tests.support.server import ServerUnderTest, serving, tiny_settings
-from tests.support.tiny_serving import TinyBase, one_torch_thread, tiny_base
+from tests.support.server import ServerUnderTest, serving, tiny_settings, until
+from tests.support.tiny_serving import TinyBase, model_digest, one_torch_thread, tiny_base
 
 __all__ = ["one_torch_thread", "tiny_base"]
 
 WORDS = ("fox", "dog", "world", "hello", "quick", "brown", "lazy", "jumps")
+TASK = "length"
+
+# Enough for the tiny model to tell long words from short ones.
+SPEC = {
+    "dataset": {"selection": {"tasks": [TASK], "format": "classification"}},
+    "hyperparameters": {"learning_rate": 0.01, "epochs": 2.0},
+    "gate": {"few_shot": 0, "max_examples": 20},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -28,64 +36,215 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def running(tiny_base: TinyBase, tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
-    settings = tiny_settings(tmp_path, tiny_base.model, training={"check_interval_s": 0.2})
+    settings = tiny_settings(
+        tmp_path,
+        tiny_base.model,
+        adapters={"roots": [str(tiny_base.folder)]},
+        training={"check_interval_s": 0.1},
+    )
     async with serving(settings) as server:
         yield server
         await server.check_idle()
 
 
-@pytest.fixture
-async def training(running: ServerUnderTest) -> AsyncIterator[TrainingServiceStub]:
-    async with grpc.aio.insecure_channel(running.target) as channel:
-        yield TrainingServiceStub(channel)
+async def submit(running: ServerUnderTest, items: list[dict]) -> None:
+    outcomes = await running.client.feedback.submit_many(items)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    assert not refused, refused[0]
 
 
-async def demonstrate(running: ServerUnderTest, count: int, task: str = "length") -> None:
-    """Feedback that says of words whether they are long."""
-    items = []
-    for index in range(count):
+async def label_words(
+    running: ServerUnderTest, count: int, *, shuffled: bool = False, start: int = 0
+) -> None:
+    """Feedback that says of words whether they are long, or of shuffled ones anything."""
+    chance, items = random.Random(0), []
+    for index in range(start, start + count):
         word = WORDS[index % len(WORDS)]
         text = f"{'the ' * (index % 5)}{word} {index}"
+        label = "long" if len(word) > 4 else "short"
         items.append(
             {
                 "prompt": Conversation([Message("user", text)]),
-                "task": task,
-                "label": "long" if len(word) > 4 else "short",
+                "task": TASK,
+                "label": chance.choice(["long", "short"]) if shuffled else label,
                 "author": f"a{index}",
             }
         )
-    outcomes = await running.client.feedback.submit_many(items)
-    assert all(hasattr(outcome, "id") for outcome in outcomes), outcomes
+    await submit(running, items)
 
 
-async def ended(training: TrainingServiceStub, job_id: str) -> pb.TrainingJob:
-    async with asyncio.timeout(120):
-        job = pb.TrainingJob()
-        async for update in training.WatchTrainingJob(pb.WatchTrainingJobRequest(id=job_id)):
-            job = update.job
-    return job
+async def ended(running: ServerUnderTest, job: TrainingJob) -> TrainingJob:
+    return await running.client.training.wait(job.id, timeout=120)
 
 
-def spec(**fields: object) -> pb.TrainingJobSpec:
-    made = pb.TrainingJobSpec(adapter="lengths", **fields)
-    made.dataset.selection.format = "classification"
-    made.hyperparameters.learning_rate = 0.01
-    made.hyperparameters.epochs = 2
-    made.gate.few_shot = 0
-    made.gate.max_examples = 20
-    return made
+async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None:
+    training = running.client.training
+    await label_words(running, 160)
+    job = await training.start("lengths", **SPEC)
+    assert job.state is JobState.QUEUED
+    phases = []
+    async for job in training.watch(job.id):
+        if job.progress.phase not in phases:
+            phases.append(job.progress.phase)
+    assert job.state is JobState.SUCCEEDED, job
+    assert [phase for phase in phases if phase] == sorted(
+        {"dataset", "training", "evaluation", "promotion"} & set(phases),
+        key=["dataset", "training", "evaluation", "promotion"].index,
+    )
+    assert {"training", "evaluation"} <= set(phases)
+    assert (job.version, job.attempt) == ("lengths@1", 1)
+    assert job.snapshot.startswith("sha256:")
 
-
-async def test_feedback_becomes_a_live_version(
-    running: ServerUnderTest, training: TrainingServiceStub
-) -> None:
-    await demonstrate(running, 160)
-    job = await training.CreateTrainingJob(pb.CreateTrainingJobRequest(spec=spec()))
-    assert job.state == pb.JOB_STATE_QUEUED
-    job = await ended(training, job.id)
-    assert job.state == pb.JOB_STATE_SUCCEEDED, job
-    assert job.version == "lengths@1"
     adapter = await running.client.adapters.get("lengths")
     assert adapter.live_version == 1
-    report = await training.GetTrainingReport(pb.GetTrainingReportRequest(job_id=job.id))
+    version = await running.client.adapters.get_version("lengths@1")
+    assert version.base_verified
+    report = await training.report(job.id)
     assert "lengths@1" in report.markdown
+    assert json.loads(report.json)
+    assert all(png.startswith(b"\x89PNG") for png in report.plots.values())
+    answer = await running.client.generate(
+        [Message("user", "the world 7")], adapter="lengths", max_tokens=4
+    )
+    assert answer.served_by.version == 1
+    assert await model_digest(running) == running.base.digest
+
+    # The same data on the base that is there now, from the snapshot alone.
+    spec = {**SPEC, "dataset": {"snapshot": job.snapshot}, "promotion": {"mode": "none"}}
+    again = await ended(running, await training.start("again", **spec))
+    assert (again.state, again.snapshot) == (JobState.SUCCEEDED, job.snapshot)
+    assert (await running.client.adapters.get("again")).live_version == 0
+
+    # And going on from what is there.
+    spec = {**SPEC, "dataset": {"snapshot": job.snapshot}, "initial_version": "lengths"}
+    more = await training.start("lengths", **spec)
+    assert more.spec["initial_version"] == "lengths@1"
+    more = await ended(running, more)
+    assert more.state in (JobState.SUCCEEDED, JobState.REFUSED), more
+    assert more.version == "lengths@2"
+
+
+async def test_shuffled_labels_are_refused(running: ServerUnderTest) -> None:
+    await label_words(running, 160, shuffled=True)
+    job = await running.client.training.start("lengths", **SPEC, promotion={"mode": "live"})
+    job = await ended(running, job)
+    report = await running.client.training.report(job.id)
+    spec = {**SPEC, "gate": {**SPEC["gate"], "min_accuracy": 0.9}}
+    job = await ended(running, await running.client.training.start("strict", **spec))
+    assert job.state is JobState.REFUSED, job
+    assert "accuracy" in job.message
+    assert (await running.client.adapters.get("strict")).live_version == 0
+    assert report.markdown
+
+
+async def test_a_search_comes_before_the_training(running: ServerUnderTest) -> None:
+    await label_words(running, 60)
+    job = await running.client.training.start(
+        "searched",
+        **{**SPEC, "search": {"trials": 2, "parameters": ["learning_rate", "rank"]}},
+        promotion={"mode": "none"},
+    )
+    job = await ended(running, job)
+    assert job.state in (JobState.SUCCEEDED, JobState.REFUSED), job
+    report = json.loads((await running.client.training.report(job.id)).json)
+    assert len(report["trials"]) == 2
+
+
+async def test_what_cannot_be_trained_on_is_said(running: ServerUnderTest) -> None:
+    training = running.client.training
+    with pytest.raises(FailedPrecondition, match="submit feedback first"):
+        await training.start("lengths", **SPEC)
+    await label_words(running, 4)
+    job = await ended(running, await training.start("lengths", **SPEC))
+    assert job.state is JobState.FAILED
+    assert job.attempt == 1
+    assert "needed" in job.message
+    same = [
+        {"prompt": f"word {i}", "task": "one", "label": "spam", "author": str(i)} for i in range(40)
+    ]
+    await submit(running, same)
+    spec = {"dataset": {"selection": {"tasks": ["one"], "format": "classification"}}}
+    job = await ended(running, await training.start("one", **spec))
+    assert job.state is JobState.FAILED
+    assert "spam" in job.message
+
+
+async def test_a_job_is_cancelled_while_it_trains(running: ServerUnderTest, tmp_path: Path) -> None:
+    await label_words(running, 60)
+    spec = {**SPEC, "hyperparameters": {"epochs": 500.0}}
+    job = await running.client.training.start("lengths", **spec)
+    async for job in running.client.training.watch(job.id):
+        if job.progress.phase == "training" and job.progress.step > 1:
+            await running.client.training.cancel(job.id)
+    assert job.state is JobState.CANCELLED
+    assert not (tmp_path / "data/training/jobs" / job.id / "work").exists()
+
+
+async def test_a_policy_starts_a_job_when_its_count_is_reached(running: ServerUnderTest) -> None:
+    policies = running.client.training.policies
+    await policies.create("on-feedback", "lengths", min_new_feedback=40, **SPEC)
+    await label_words(running, 39)
+    await asyncio.sleep(0.5)
+    assert [job async for job in running.client.training.list()] == []
+    await label_words(running, 1, start=39)
+    async with asyncio.timeout(20):
+        while not (policy := await policies.get("on-feedback")).last_job:
+            await asyncio.sleep(0.05)
+    job = await running.client.training.get(policy.last_job)
+    assert job.policy == "on-feedback"
+    job = await ended(running, job)
+    assert job.state.is_final
+    await asyncio.sleep(0.5)
+    assert len([job async for job in running.client.training.list()]) == 1
+
+
+async def test_a_canary_is_sticky_and_rolls_back_on_bad_feedback(
+    running: ServerUnderTest, tiny_base: TinyBase
+) -> None:
+    client = running.client
+    await client.adapters.create("lengths", tiny_base.adapter(1))
+    await label_words(running, 160)
+    job = await client.training.start(
+        "lengths",
+        **SPEC,
+        promotion={"mode": "canary", "canary_percent": 50, "canary_feedback": 8},
+    )
+    job = await ended(running, job)
+    assert job.state is JobState.SUCCEEDED, job
+    assert (await client.adapters.get("lengths")).traffic_split == {1: 50, 2: 50}
+
+    served: dict[str, set[int]] = {}
+    bad = 0
+    for turn in range(12):
+        for number in range(10):
+            episode = f"episode-{number}"
+            answer = await client.generate(
+                [Message("user", f"the world {turn}")],
+                adapter="lengths",
+                max_tokens=2,
+                episode_id=episode,
+            )
+            if not (await client.adapters.get("lengths")).traffic_split:
+                break
+            served.setdefault(episode, set()).add(answer.served_by.version)
+            is_canary = answer.served_by.version == 2
+            await client.feedback.submit(
+                generation_id=answer.choices[0].generation_id,
+                thumbs=not is_canary,
+                author=f"{episode}/{turn}",
+            )
+            bad += is_canary
+            if bad == 8:
+                break
+        if bad == 8:
+            break
+    assert all(len(versions) == 1 for versions in served.values()), "an episode switched versions"
+    assert {1} in served.values()
+    assert {2} in served.values()
+    registry = running.server.registry
+    await until(lambda: not registry.get_adapter("lengths").traffic_split)
+    assert registry.get_adapter("lengths").live_version == 1
+    async with asyncio.timeout(10):
+        while "rolled back" not in (job := await client.training.get(job.id)).message:
+            await asyncio.sleep(0.05)
+    assert bad <= 8

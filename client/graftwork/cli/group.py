@@ -11,6 +11,7 @@ from graftwork.cli.chat import chat
 from graftwork.cli.feedback import feedback
 from graftwork.cli.generation import generate, model, score, tokenize
 from graftwork.cli.session import Session
+from graftwork.cli.train import train
 
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -76,5 +77,5 @@ def main(
     ctx.call_on_close(session.close)
 
 
-for command in (generate, chat, score, tokenize, model, adapters, feedback):
+for command in (generate, chat, score, tokenize, model, adapters, feedback, train):
     main.add_command(command)

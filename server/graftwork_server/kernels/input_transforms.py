@@ -1,5 +1,5 @@
-"""What adapters of many slots make of the input of a linear module, in one call: scaled features, or
-chains of block rotations.
+"""What adapters of many slots make of the input of a linear module, in one call: scaled features,
+or chains of block rotations.
 
 A rotation is held as its difference from the identity, so that rounding it to bfloat16 rounds what
 the adapter does and not the input. The reference is `packed_transforms.transform_rows`.

@@ -33,6 +33,12 @@ class Segments:
         table = torch.tensor(runs, dtype=torch.int32).reshape(len(runs), 3)
         return cls(row, tuple(runs), table, frozenset(slot for slot, _, _ in runs))
 
+    def scaled(self, factor: int) -> "Segments":
+        """Of as many rows for each row."""
+        runs = tuple((slot, start * factor, stop * factor) for slot, start, stop in self.runs)
+        table = self.run_table * torch.tensor([1, factor, factor], dtype=torch.int32)
+        return Segments(self.num_rows * factor, runs, table, self.slots)
+
     def slot_of_row(self) -> Tensor:
         """(num_rows,) int32, -1 for the base."""
         slots = torch.full((self.num_rows,), -1, dtype=torch.int32)

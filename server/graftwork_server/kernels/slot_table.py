@@ -1,4 +1,4 @@
-"""Addresses that a kernel reads, by adapter slot: how one module finds what each row's adapter is."""
+"""Addresses that a kernel reads, by adapter slot: how a module finds each row's adapter."""
 
 from collections.abc import Sequence
 from typing import Generic, TypeVar

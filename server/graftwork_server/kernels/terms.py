@@ -73,20 +73,21 @@ def pack_kernel_term(
     term: AddedTerm | KhatriRaoPair, in_features: int, dtype: torch.dtype
 ) -> KernelTerm | None:
     """None for a kind without a kernel. dtype: float32 or bfloat16, of what may be rounded."""
+    packed: KernelTerm | None = None
     match term:
         case DenseDelta():
-            return _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
+            packed = _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
         case Kronecker():
-            return _pack_kronecker(term)
+            packed = _pack_kronecker(term)
         case Circulant():
-            return _pack_circulant(term, dtype)
+            packed = _pack_circulant(term, dtype)
         case SparseDelta():
-            return _pack_sparse(term, dtype)
+            packed = _pack_sparse(term, dtype)
         case KhatriRaoPair():
-            return _pack_khatri_rao(term, dtype)
+            packed = _pack_khatri_rao(term, dtype)
         case SharedLowRank():
-            return _pack_shared_low_rank(term, in_features, dtype)
-    return None
+            packed = _pack_shared_low_rank(term, in_features, dtype)
+    return packed
 
 
 def _kernel_term(

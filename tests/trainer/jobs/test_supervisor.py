@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -195,7 +196,7 @@ async def test_jobs_run_one_at_a_time_in_order(bench: Bench):
         jobs = [bench.store.create(spec_of(do=["progress", "succeed"])) for _ in range(3)]
         supervisor.wake()
         found = [await ended(supervisor, job.id) for job in jobs]
-    assert all(a.end_time_ns <= b.start_time_ns for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end_time_ns <= b.start_time_ns for a, b in itertools.pairwise(found))
 
 
 async def test_a_job_that_takes_too_long_fails(bench: Bench):

@@ -56,7 +56,7 @@ def _verdicts(item: Item, adapter: str, versions: set[int]) -> Iterator[tuple[in
             version = _version_of(answer, adapter)
             if version in versions:
                 # Of a group or episode, one answer that was wrong makes it bad.
-                said[version] = verdict and said.get(version, True)
+                said[version] = min(verdict, said.get(version, verdict))
     except Nothing:
         return
     yield from said.items()

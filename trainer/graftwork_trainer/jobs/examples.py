@@ -22,7 +22,7 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
 class JournalExamples:
     """Fits `creation.Examples`. `check_snapshot` raises WireError for an unknown digest."""
 
-    def __init__(self, journal: Journal, check_snapshot: Callable[[str], None]) -> None:
+    def __init__(self, journal: Journal, check_snapshot: Callable[[str], object]) -> None:
         self._journal = journal
         self._check_snapshot = check_snapshot
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class WorkerLauncher:
         server: str,
         base: Path,
         snapshots: Path,
-        methods: Sequence[str],
+        methods: Collection[str],
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._folders = folders

@@ -110,7 +110,7 @@ def attach_adapter(
     try:
         tuned = get_peft_model(model, config)
     except (TypeError, ValueError) as error:
-        raise InvalidFieldError("method_config", f"PEFT refuses it: {error}") from None
+        raise InvalidFieldError("method_config", f"is refused: {error}") from None
     return AttachedAdapter(tuned, model, method, config)
 
 

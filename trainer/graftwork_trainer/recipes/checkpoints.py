@@ -87,5 +87,5 @@ class CheckpointClock(TrainerCallback):
             self._last = now
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+def _trained(model: Any) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -47,6 +47,7 @@ class TrainingSummary:
     trained_parameters: int
     tokens: int  # that went through the model, in this process
     seconds: float  # in this process
+    metrics: Mapping[str, float] = field(default_factory=dict)  # others, on the validation split
 
     def write(self, folder: Path) -> None:
         (folder / SUMMARY_FILE).write_text(json.dumps(asdict(self), indent=2))

@@ -44,10 +44,15 @@ class ExampleTokenizer:
         self._base = base
         self._end_of_turn = self._find_end_of_turn()
 
-    def tokenize(self, prompt: PromptInput, completion: str, field: str) -> TokenizedExample:
-        """Raises InvalidFieldError naming `field` where one of them has no tokens."""
+    def tokenize(
+        self, prompt: PromptInput, completion: str, field: str, *, ends: bool = True
+    ) -> TokenizedExample:
+        """Without the token that ends it where `ends` is false. Raises InvalidFieldError naming
+        `field` where one of them has no tokens."""
         prompt_ids = self._prompts.build(prompt, self._around).token_ids
         ids = self._prompts.completion(completion, f"{field}.completion")
+        if not ends:
+            return TokenizedExample(prompt_ids, ids)
         end = self._end_of_turn if isinstance(prompt, Conversation) else self._end_of_text()
         return TokenizedExample(prompt_ids, ids if end is None else (*ids, end))
 
@@ -89,7 +94,7 @@ def read_lines(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def prompt_of(value: Mapping[str, Any], name: str) -> PromptInput:
     """The prompt of an example, as a request would give it; raises InvalidFieldError."""
-    prompt = value.get("prompt")
+    prompt: Any = value.get("prompt")
     try:
         match prompt:
             case {"messages": messages}:

@@ -51,6 +51,22 @@ inline void project_stripe(int64_t width, int64_t rank, const float* x, const T*
     project_products<T, kFirst, 1>(width, rank, x, first, second + j * width, hidden + j);
 }
 
+// total + sum over i, j of first[i] second[j] hidden[i * rank + j], for all i and kSecond of j.
+template <class T, int kSecond>
+inline Vec expand_products(int64_t width, int64_t rank, const T* first, const T* second,
+                           const float* hidden, Vec total) {
+  Vec factor[kSecond];
+#pragma GCC unroll 8
+  for (int j = 0; j < kSecond; ++j) factor[j] = load(second + j * width);
+  for (int64_t i = 0; i < rank; ++i) {
+    Vec inner{};
+#pragma GCC unroll 8
+    for (int j = 0; j < kSecond; ++j) inner = fma(factor[j], hidden[i * rank + j], inner);
+    total = fma(load(first + i * width), inner, total);
+  }
+  return total;
+}
+
 template <class T>
 void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y, Ahead& ahead) {
   const int64_t rank = k.rank, in = pad(k.in_features), out = pad(k.out_features);
@@ -71,12 +87,11 @@ void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y, Ahead& ahe
   for (int64_t n = 0; n < out; n += kLanes) {
     ahead.step();
     Vec total{};
-    for (i = 0; i < rank; ++i) {
-      Vec inner{};
-      for (int64_t j = 0; j < rank; ++j)
-        inner = fma(load(second + j * out + n), hidden[i * rank + j], inner);
-      total = fma(load(first + i * out + n), inner, total);
-    }
+    int64_t j = 0;
+    for (; j + 8 <= rank; j += 8)
+      total = expand_products<T, 8>(out, rank, first + n, second + j * out + n, hidden + j, total);
+    for (; j < rank; ++j)
+      total = expand_products<T, 1>(out, rank, first + n, second + j * out + n, hidden + j, total);
     store(added + n, total);
   }
   add_to(y, added, k.out_features);

@@ -5,8 +5,10 @@
 #include <torch/library.h>
 
 #include "elementwise.h"
+#include "gated_prompts.h"
 #include "input_transforms.h"
 #include "low_rank.h"
+#include "module_edits.h"
 #include "output_scale.h"
 #include "paged_attention.h"
 #include "pair_rotation.h"
@@ -142,6 +144,39 @@ void rotate_pairs_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
   rotate_pairs(table, first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
 }
 
+void replace_rms_norm_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs,
+                         double offset, double eps) {
+  check_contiguous(y, at::kFloat, 2, "y");
+  check_contiguous(x, at::kFloat, 2, "x");
+  const NormSlot* table = check_slots<NormSlot>(slots);
+  TORCH_CHECK(x.sizes() == y.sizes(), "x ", x.sizes(), " and y ", y.sizes(), " differ");
+  const Run* first = check_runs(runs, slots, y.size(0));
+  replace_rms_norm(table, first, runs.size(0), static_cast<float>(offset), static_cast<float>(eps),
+                   y.size(1), x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+}
+
+void add_bottlenecks_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
+  check_rows(y, 2, "y");
+  const BottleneckSlot* table = check_slots<BottleneckSlot>(slots);
+  const Run* first = check_runs(runs, slots, y.size(0));
+  add_bottlenecks(table, first, runs.size(0), y.size(1), y.stride(0),
+                  y.mutable_data_ptr<float>());
+}
+
+void add_gated_prompts_op(Tensor& output, const Tensor& q, const Tensor& slots, const Tensor& runs,
+                          int64_t kv_heads, double scale) {
+  check_contiguous(output, at::kFloat, 3, "output");
+  check_rows(q, 3, "q");
+  const GatedPromptSlot* table = check_slots<GatedPromptSlot>(slots);
+  TORCH_CHECK(q.sizes() == output.sizes() && kv_heads > 0 && q.size(1) % kv_heads == 0,
+              "q ", q.sizes(), " does not fit output ", output.sizes(), " or ", kv_heads, " heads");
+  const Run* first = check_runs(runs, slots, q.size(0));
+  const GatedPromptShape shape{q.size(1), kv_heads,    q.size(2),
+                               q.stride(0), q.stride(1), static_cast<float>(scale)};
+  add_gated_prompts(table, first, runs.size(0), shape, q.const_data_ptr<float>(),
+                    output.mutable_data_ptr<float>());
+}
+
 void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
   check_contiguous(k_cache, at::kFloat, 4, "k_cache");
   check_contiguous(v_cache, at::kFloat, 4, "v_cache");
@@ -269,6 +304,11 @@ TORCH_LIBRARY(graftwork, m) {
   m.def("add_terms(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("transform_inputs(Tensor x, Tensor slots, Tensor runs) -> Tensor");
   m.def("rotate_pairs(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
+  m.def("replace_rms_norm(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs, float offset,"
+        " float eps) -> ()");
+  m.def("add_bottlenecks(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
+  m.def("add_gated_prompts(Tensor(a!) output, Tensor q, Tensor slots, Tensor runs, int kv_heads,"
+        " float scale) -> ()");
   m.def("rms_norm(Tensor x, Tensor weight, float offset, float eps) -> Tensor");
   m.def("silu_multiply(Tensor(a!) gate, Tensor up) -> ()");
   m.def("rotate_heads(Tensor(a!) x, Tensor cosine, Tensor sine) -> ()");
@@ -287,6 +327,9 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("add_terms", &add_terms_op);
   m.impl("transform_inputs", &transform_inputs_op);
   m.impl("rotate_pairs", &rotate_pairs_op);
+  m.impl("replace_rms_norm", &replace_rms_norm_op);
+  m.impl("add_bottlenecks", &add_bottlenecks_op);
+  m.impl("add_gated_prompts", &add_gated_prompts_op);
   m.impl("rms_norm", &rms_norm_op);
   m.impl("silu_multiply", &silu_multiply_op);
   m.impl("rotate_heads", &rotate_heads_op);
