@@ -79,6 +79,9 @@ bench-train: setup model ## Measure training against plain TRL and PEFT
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
+bench-journal: setup model ## Measure feedback per second, and what logging costs generation
+	$(BIN)/python -m benchmarks.bench_journal $(ARGS)
+
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
@@ -109,4 +112,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-methods bench-train bench-hot soak model clean
+	bench-mixed bench-methods bench-train bench-hot bench-journal demo soak model clean
