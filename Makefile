@@ -67,6 +67,9 @@ protos-fresh: setup ## Check that the generated code is what `make protos` gives
 generate = $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
 
+docs-methods: setup ## Write docs/adapter-methods.md from the code
+	$(BIN)/python -m docs.adapter_methods
+
 bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
 	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
 
@@ -112,4 +115,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	bench-mixed bench-methods bench-train bench-hot bench-journal demo soak model clean
+	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
+	demo soak model clean
