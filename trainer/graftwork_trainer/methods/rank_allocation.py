@@ -32,7 +32,7 @@ class RankAllocation(TrainerCallback):
             tuner.update_and_allocate(state.global_step)
 
 
-def allocation_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def allocation_state(model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata for a checkpoint; both are empty for other methods."""
     tuner = _tuner(model)
     if tuner is None:
