@@ -88,6 +88,9 @@ bench-journal: setup model ## Measure feedback per second, and what logging cost
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
+bench-rlhf: setup model ## Raise a checkable reward by PPO, GRPO and RLOO, rollouts by the server
+	$(BIN)/python -m benchmarks.bench_rlhf $(ARGS)
+
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
