@@ -75,7 +75,8 @@ METHODS: dict[str, Callable[[], Config]] = {
     "c3a": lambda: C3AConfig(block_size=64, **_LINEAR),
     "shira": lambda: ShiraConfig(r=RANK, **_LINEAR),
     "fourierft": lambda: FourierFTConfig(n_frequency=1000, **_LINEAR),
-    "randlora": lambda: RandLoraConfig(r=32, **_LINEAR),
+    # With the projections a file would hold a copy of them for each module.
+    "randlora": lambda: RandLoraConfig(r=32, save_projection=False, **_LINEAR),
     "trainable_tokens": lambda: TrainableTokensConfig(token_indices=list(range(16)), **_CAUSAL),
     "prompt_tuning": lambda: PromptTuningConfig(**_PROMPT),
     "multitask_prompt_tuning": lambda: MultitaskPromptTuningConfig(num_tasks=2, **_PROMPT),

@@ -75,8 +75,4 @@ def _examples(fields: dict[str, Any]) -> tuple[Example, ...]:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidArtifact(f"{PROMPT_FILE}: {name} must be a text that is not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidArtifact(f"{PROMPT_FILE}: {name} is not valid Unicode") from None
     return value

@@ -1,5 +1,5 @@
 """JSON objects from files nobody vouches for: no repeated keys, no NaN, no huge integers,
-no deep nesting."""
+no deep nesting, no halves of Unicode's surrogate pairs, which no answer could quote."""
 
 import json
 from typing import Any
@@ -16,8 +16,12 @@ def parse_object(data: bytes, *, source: str) -> dict[str, Any]:
             parse_constant=_no_constant,
             parse_int=_integer,
         )
+        if b"\\u" in data:  # only escapes can write half a pair
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidArtifact(f"{source}: not valid Unicode: half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
-        # ValueError covers broken UTF-8, broken JSON, over-long integers and the hooks below.
+        # ValueError covers broken Unicode, broken JSON, over-long integers and the hooks below.
         raise InvalidArtifact(f"{source}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidArtifact(f"{source}: must be a JSON object, not {type(value).__name__}")

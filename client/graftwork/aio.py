@@ -156,9 +156,10 @@ class AsyncClient:
         answer = await self._calls.unary(self._stub.Tokenize, request, timeout)
         return responses.tokenization(answer)
 
-    async def model(self, *, timeout: float | None = None) -> Model:
-        """The base model and the limits of the server."""
-        request = generation_pb.GetModelRequest()
+    async def model(self, *, recompute_digest: bool = False, timeout: float | None = None) -> Model:
+        """The base model and the limits of the server; its digest computed anew over the weights
+        in memory where `recompute_digest`."""
+        request = generation_pb.GetModelRequest(recompute_digest=recompute_digest)
         return responses.model(await self._calls.unary(self._stub.GetModel, request, timeout))
 
     async def close(self) -> None:

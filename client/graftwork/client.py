@@ -152,9 +152,10 @@ class Client:
         request = requests.tokenize_request(prompt)
         return responses.tokenization(self._calls.unary(self._stub.Tokenize, request, timeout))
 
-    def model(self, *, timeout: float | None = None) -> Model:
-        """The base model and the limits of the server."""
-        request = generation_pb.GetModelRequest()
+    def model(self, *, recompute_digest: bool = False, timeout: float | None = None) -> Model:
+        """The base model and the limits of the server; its digest computed anew over the weights
+        in memory where `recompute_digest`."""
+        request = generation_pb.GetModelRequest(recompute_digest=recompute_digest)
         return responses.model(self._calls.unary(self._stub.GetModel, request, timeout))
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class AdapterSettings(_Frozen):
     max_upload_bytes: ByteSize = _setting("1GiB", "Largest version that is accepted.", gt=0)
     factor_dtype: Literal["auto", "file", "bfloat16"] = _setting(
         "auto",
-        "Precision of low-rank factors: as in the file, or rounded to bfloat16 for speed; auto "
+        "Precision of adapters' factors: as in the file, or rounded to bfloat16 for speed; auto "
         "rounds where the base is quantized.",
     )
 
@@ -160,8 +160,8 @@ class TrainingSettings(_Frozen):
     threads: Count = _setting(1, "Threads of a trainer.")
     scheduling: Literal["idle", "nice"] = _setting(
         "idle",
-        "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or competes "
-        "at its niceness.",
+        "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or "
+        "competes at its niceness.",
     )
     niceness: int = _setting(19, "Niceness of a trainer.", ge=0, le=19)
     max_job_duration_s: float = _setting(

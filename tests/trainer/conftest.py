@@ -52,3 +52,9 @@ def written_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Writ
         return made[key]
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny models lose more by waiting for each other's threads than they gain."""
+    torch.set_num_threads(1)

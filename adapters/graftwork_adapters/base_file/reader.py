@@ -55,8 +55,8 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-        data = torch.empty(0, dtype=torch.uint8).set_(storage)[8 + length :]  # type: ignore[call-overload]
+        # Private: written pages would be the process's own.
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + length :]
         tensors = {}
         for name, entry in header.items():
             start, stop = entry["data_offsets"]

@@ -64,7 +64,7 @@ def test_the_trainer_sees_the_very_weights_that_serve(written_base):
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_no_weight_is_copied(quantization, written_base):
     base = written_base("llama", quantization).load()
-    mapped = {t.untyped_storage().data_ptr() for t in base.model.parameters()}
+    mapped = {t.untyped_storage().data_ptr() for t in base.model.parameters() if t.numel()}
     mapped |= {
         m.codes.untyped_storage().data_ptr()
         for m in base.model.modules()
@@ -72,5 +72,6 @@ def test_no_weight_is_copied(quantization, written_base):
     }
     assert len(mapped) == 1
     tree = base.fresh_model()
-    assert {id(p) for p in tree.parameters()} == {id(p) for p in base.model.parameters()}
+    shared = [{id(p) for p in m.parameters() if p.numel()} for m in (tree, base.model)]
+    assert shared[0] == shared[1]
     assert tree.model.layers[0] is not base.model.model.layers[0]

@@ -35,7 +35,7 @@ def build_linear4bit(
         "shape": [packed.out_features, packed.in_features],
     }
     bias = tensors.get("bias")
-    module = Linear4bit(
+    module: Linear4bit = Linear4bit(  # type: ignore[no-untyped-call]
         packed.in_features,
         packed.out_features,
         bias=bias is not None,

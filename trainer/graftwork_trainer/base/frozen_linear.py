@@ -52,6 +52,10 @@ class FrozenLinear(nn.Linear):
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # type: ignore[assignment]
+        # PEFT's LLaMA-Adapter asks an attention's first parameter for device and dtype.
+        self.placeholder = nn.Parameter(
+            codes.new_empty(0, dtype=torch.float32), requires_grad=False
+        )
         self._workspace = workspace
 
     @property

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
@@ -40,9 +41,12 @@ class TrainingBase:
 def load_training_base(folder: Path, device: torch.device | None = None) -> TrainingBase:
     """Builds the model over the folder that the server wrote; on the CPU nothing is copied.
 
+    device: by default CUDA where there is one, with a copy of the quantized weights there.
+
     Raises InvalidBaseFile where the folder is damaged.
     """
-    device = device or torch.device("cpu")
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base = map_base(folder)
     register_packed_attention()
     with init_empty_weights(include_buffers=False):
@@ -67,8 +71,9 @@ def load_training_base(folder: Path, device: torch.device | None = None) -> Trai
         model.set_submodule(name, module)
     _fill(model, base.tensors)
     model.requires_grad_(requires_grad=False)
-    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides nn.Module's
-    return TrainingBase(model.eval(), AutoTokenizer.from_pretrained(folder), base.description)
+    model.to(device)
+    tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder))
+    return TrainingBase(model.eval(), tokenizer, base.description)
 
 
 def _tensors_of(module: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

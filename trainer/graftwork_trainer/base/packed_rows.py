@@ -75,11 +75,18 @@ def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 def _split(bounds: Sequence[tuple[int, int]], size: int, *, first: int) -> list[tuple[int, int]]:
     """Cuts each span into one of `first` tokens and then ones of `size`."""
-    pieces = []
+    pieces: list[tuple[int, int]] = []
     for start, stop in bounds:
         cuts = [start, *range(start + first, stop, size), stop]
         pieces += itertools.pairwise(cuts)
     return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    scale: float
+    sliding_window: int | None
+    softcap: float | None
 
 
 def register_packed_attention() -> None:
@@ -104,22 +111,17 @@ def packed_attention_forward(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    parts = (query[0], key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = _Rule(scale, sliding_window, softcap)
     if packed_rows.groups is None or packed_rows.shifted_groups is None:
-        return _attend(packed_rows.sequences, *parts, rule).unsqueeze(0), None
+        output = _attend(packed_rows.sequences, query[0], key[0], value[0], rule)
+        return output.unsqueeze(0), None
     half = query.shape[1] // 2
-    lower = _attend(packed_rows.groups, *(x[:half] for x in parts), rule)
-    upper = _attend(packed_rows.shifted_groups, *(x[half:] for x in parts), rule)
+    lower = _attend(packed_rows.groups, query[0, :half], key[0, :half], value[0, :half], rule)
+    upper = _attend(
+        packed_rows.shifted_groups, query[0, half:], key[0, half:], value[0, half:], rule
+    )
     return torch.cat((lower, upper), dim=1).unsqueeze(0), None
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    scale: float
-    sliding_window: int | None
-    softcap: float | None
 
 
 def _attend(

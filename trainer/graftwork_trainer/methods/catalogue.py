@@ -4,7 +4,7 @@ Learning rates suit models of a few hundred million parameters and a few hundred
 methods that start as the identity and have few parameters are higher.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from graftwork.status import InvalidFieldError
@@ -38,12 +38,16 @@ def trainable_methods() -> Mapping[str, TrainingMethod]:
     return dict(_METHODS)
 
 
-def _layers(**fields: Any) -> Any:
+def _on_layers(shape: BaseShape, **fields: Any) -> dict[str, Any]:
     """Fields, beside all linear modules of the layers as targets."""
-    return lambda shape: {"target_modules": shape.linear_names, **fields}
+    return {"target_modules": shape.linear_names, **fields}
 
 
-def _fields(**fields: Any) -> Any:
+def _layers(**fields: Any) -> Callable[[BaseShape], dict[str, Any]]:
+    return lambda shape: _on_layers(shape, **fields)
+
+
+def _fields(**fields: Any) -> Callable[[BaseShape], dict[str, Any]]:
     return lambda _: dict(fields)
 
 
@@ -58,10 +62,6 @@ def _ia3(shape: BaseShape) -> dict[str, Any]:
     return {"target_modules": there(attention + mlp), "feedforward_modules": there(mlp)}
 
 
-def _largest_divisor(size: int, limit: int) -> int:
-    return next(n for n in range(limit, 0, -1) if size % n == 0)
-
-
 _LOW_RANK = (
     TrainingMethod("LORA", 5e-4, _layers(r=16, lora_alpha=32), accepted=_LORA_INITS),
     TrainingMethod("ADALORA", 1e-3, _layers(init_r=12, target_r=8, lora_alpha=16)),
@@ -70,26 +70,24 @@ _LOW_RANK = (
     TrainingMethod(
         "VBLORA",
         1e-3,
-        lambda shape: {
-            "target_modules": shape.linear_names,
-            "r": 4,
-            "num_vectors": 256,
-            "vector_length": _largest_divisor(shape.hidden_size, 64),
-        },
+        lambda shape: _on_layers(shape, r=4, num_vectors=256, vector_length=shape.block(64)),
     ),
     TrainingMethod("VERA", 5e-3, _layers(r=256, save_projection=True)),
     TrainingMethod("RANDLORA", 1e-3, _layers(r=16, save_projection=True)),
     TrainingMethod("LOHA", 1e-3, _layers(r=8, alpha=8), needs_linear=True),
     TrainingMethod("LOKR", 1e-3, _layers(r=8, alpha=8), needs_linear=True),
     TrainingMethod("FOURIERFT", 1e-2, _layers(n_frequency=1000)),
-    TrainingMethod("SHIRA", 1e-3, _layers(r=16), needs_linear=True),
+    TrainingMethod(
+        "SHIRA",
+        1e-3,
+        # As many values as a low-rank pair has, and never more than the weight has.
+        lambda shape: _on_layers(shape, r=min(16, max(1, shape.smallest // 4))),
+        needs_linear=True,
+    ),
     TrainingMethod(
         "C3A",
         1e-2,
-        lambda shape: {
-            "target_modules": shape.linear_names,
-            "block_size": _largest_divisor(shape.hidden_size, 64),
-        },
+        lambda shape: _on_layers(shape, block_size=shape.block(64)),
         needs_linear=True,
     ),
 )
@@ -98,10 +96,25 @@ _SCALES = (
     TrainingMethod("LN_TUNING", 1e-3, lambda shape: {"target_modules": shape.norm_names}),
 )
 _ROTATIONS = (
-    TrainingMethod("OFT", 1e-3, _layers(oft_block_size=16), needs_linear=True),
-    TrainingMethod("BOFT", 1e-3, _layers(boft_block_size=4), needs_linear=True),
+    TrainingMethod(
+        "OFT",
+        1e-3,
+        lambda shape: _on_layers(shape, oft_block_size=shape.block(16)),
+        needs_linear=True,
+    ),
+    TrainingMethod(
+        "BOFT",
+        1e-3,
+        lambda shape: _on_layers(shape, boft_block_size=shape.block(4)),
+        needs_linear=True,
+    ),
     TrainingMethod("HRA", 1e-3, _layers(r=8), needs_linear=True),
-    TrainingMethod("ROAD", 5e-3, _layers(group_size=32), needs_linear=True),
+    TrainingMethod(
+        "ROAD",
+        5e-3,
+        lambda shape: _on_layers(shape, group_size=shape.block(32)),
+        needs_linear=True,
+    ),
 )
 _SEQUENCE = (
     TrainingMethod(

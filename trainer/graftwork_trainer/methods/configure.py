@@ -22,6 +22,8 @@ _OURS = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version",
      "revision", "runtime_config", "task_type", "total_step"}
 )  # fmt: skip
+# Fields that PEFT takes unchecked.
+_SIZES = frozenset({"adapter_layers", "adapter_len", "num_virtual_tokens", "r"})
 
 
 def configure(
@@ -51,9 +53,9 @@ def configure(
     if frozen_layers:
         fields |= _above(method, fields, frozen_layers, shape)
     try:
-        config = config_class(task_type="CAUSAL_LM", **fields)
+        config: PeftConfig | BottleneckConfig = config_class(task_type="CAUSAL_LM", **fields)
     except (TypeError, ValueError) as error:
-        raise InvalidFieldError("method_config", f"PEFT refuses it: {error}") from None
+        raise InvalidFieldError("method_config", f"is refused: {error}") from None
     _check_servable(config, method)
     return config
 
@@ -86,6 +88,8 @@ def _check_names(
             raise InvalidFieldError(
                 name, f"is no field of {method.peft_type}; these are {', '.join(known)}"
             )
+        if key in _SIZES and (type(value) is not int or value < 1):
+            raise InvalidFieldError(name, f"must be a positive integer, is {str(value)[:80]}")
         accepted = method.accepted.get(key)
         if accepted is not None and not any(
             type(value) is type(choice) and value == choice for choice in accepted

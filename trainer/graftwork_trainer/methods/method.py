@@ -1,5 +1,6 @@
 """What a method of adaptation is to the trainer."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,16 +21,22 @@ class BaseShape:
     num_layers: int
     linear_modules: tuple[str, ...]  # full names of those below the output head
     norm_modules: tuple[str, ...]
+    common_divisor: int  # of all sizes of the linear modules
+    smallest: int  # of those sizes
     is_conv1d: bool  # linear modules are GPT-2's, not quantized
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "BaseShape":
         config, head = model.config, model.get_output_embeddings()
-        linear, norms, is_conv1d = [], [], False
+        linear: list[str] = []
+        norms: list[str] = []
+        sizes: list[int] = []
+        is_conv1d = False
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | Conv1D):
                 if module is not head:
                     linear.append(name)
+                    sizes += _sizes(module)
                     is_conv1d |= isinstance(module, Conv1D)
             elif any(p.dim() == 1 for p in module.parameters(recurse=False)):
                 norms.append(name)
@@ -38,8 +45,14 @@ class BaseShape:
             int(config.num_hidden_layers),
             tuple(linear),
             tuple(norms),
+            math.gcd(*sizes),
+            min(sizes),
             is_conv1d,
         )
+
+    def block(self, limit: int) -> int:
+        """The largest size up to `limit` that divides all modules into blocks."""
+        return next(n for n in range(limit, 0, -1) if self.common_divisor % n == 0)
 
     @property
     def linear_names(self) -> list[str]:
@@ -56,13 +69,21 @@ class BaseShape:
         picked = []
         for name in (*self.linear_modules, *self.norm_modules):
             if isinstance(targets, str):
-                is_target = targets == "all-linear" or re.fullmatch(targets, name)
+                is_target = bool(re.fullmatch(targets, name))
+                if targets == "all-linear":
+                    is_target = name in self.linear_modules
             else:
                 is_target = any(name == t or name.endswith(f".{t}") for t in targets)
             layer = _LAYER.search(name)
             if is_target and layer is not None and int(layer[1]) >= frozen_layers:
                 picked.append(name)
         return picked
+
+
+def _sizes(module: nn.Linear | Conv1D) -> tuple[int, int]:
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return module.in_features, module.out_features
 
 
 def _last_parts(names: Iterable[str]) -> list[str]:

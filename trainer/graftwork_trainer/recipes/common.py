@@ -104,7 +104,7 @@ def run_trainer(run: TrainingRun, trainer: Trainer, adapter: AttachedAdapter) ->
     """Trains, from the last checkpoint where there is one. Raises TrainingStopped."""
     trainer.remove_callback(PrinterCallback)  # standard output is the caller's
     clock = CheckpointClock(run.checkpoint_interval_s, run.should_stop)
-    with contextlib.closing(SummaryWriter(run.folder / TENSORBOARD_FOLDER)) as writer:  # type: ignore[no-untyped-call]
+    with contextlib.closing(SummaryWriter(run.folder / TENSORBOARD_FOLDER)) as writer:
         for callback in (clock, TensorBoardCallback(writer), *adapter.callbacks()):
             trainer.add_callback(callback)
         checkpoint = last_checkpoint(run.checkpoints_folder)

@@ -17,13 +17,15 @@ class ProgressReporter(TrainerCallback):
     def __init__(self, report: Callable[[TrainingProgress], None]) -> None:
         self._report = report
         self._started = 0.0
+        self._now = 0.0
         self._first_step = 0
         self.num_tokens = 0  # counted by the trainer
         self.losses: list[float] = []
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        """From the first step of this process to the end of the last."""
+        return self._now - self._started
 
     @property
     def final_loss(self) -> float:
@@ -38,7 +40,7 @@ class ProgressReporter(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        self._started = time.monotonic()
+        self._started = self._now = time.monotonic()
         self._first_step = state.global_step
 
     def on_log(
@@ -51,6 +53,7 @@ class ProgressReporter(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs:
             return
+        self._now = time.monotonic()
         self.losses.append(logs["loss"])
         done = max(1, state.global_step - self._first_step)
         self._report(

@@ -94,7 +94,7 @@ def read_lines(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def prompt_of(value: Mapping[str, Any], name: str) -> PromptInput:
     """The prompt of an example, as a request would give it; raises InvalidFieldError."""
-    prompt = value.get("prompt")
+    prompt: Any = value.get("prompt")
     try:
         match prompt:
             case {"messages": messages}:
