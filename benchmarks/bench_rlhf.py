@@ -5,11 +5,11 @@ continuations that contain a number.
 
 A server answers in this process, and the trainer learns in one of its own over the same mapped
 weights, as in a job. `before` and `after` are mean rewards of 320 answers at temperature 1, `kl` is
-the mean divergence from the base over the last iterations, in nats for each answer;
+the mean divergence from the base over the last iterations, in nats for each answer, and
 `sampler_gap` the largest mean difference, per token, between the engine's log-probabilities and the
-trainer's. A training whose answers are all worth the same for five iterations is done. With --output,
-plots of reward and divergence are written there. The last line is JSON by algorithm, or by
-algorithm and seed where there are several.
+trainer's. A training whose answers are all worth the same for five iterations is done. With
+--output, plots of reward and divergence are written there. The last line is JSON by algorithm, or
+by algorithm and seed where there are several.
 """
 
 import argparse
