@@ -31,7 +31,7 @@ SPEC = {
         "max_regression": 1.0,
         "max_other_task_regression": 1.0,
     },
-    "limits": {"max_retries": 1},
+    "limits": {"max_retries": 3},
 }
 # Nobody else waits for this server, and the rounds are many.
 OPTIONS = ("--training-scheduling", "nice", "--training-niceness", "0")
