@@ -166,9 +166,8 @@ def check_ends(client: Client, world: World) -> None:
     """The jobs go on by themselves, and what is live has passed."""
     for job_id in world.jobs:
         job = client.training.wait(job_id, timeout=120)
-        assert job.state is JobState.SUCCEEDED or (job.state is JobState.FAILED and job.message), (
-            job
-        )
+        assert job.state.is_final
+        assert job.message, "it ended without a reason"
     jobs = [client.training.get(job_id) for job_id in world.jobs]
     succeeded = [job.version for job in jobs if job.state is JobState.SUCCEEDED]
     assert succeeded, [job.message for job in jobs]
