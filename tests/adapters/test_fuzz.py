@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 NUM_CASES = 10_000
 MAX_SECONDS = 5.0  # of the processor, for one case; patterns alone may take 2
 TOLERANCE = 1e-3  # of logits, or relative to the adapter's effect where that is over 1
+HUGE = 1e18  # a product of two such numbers overflows
 PROMPT = [5, 7, 9, 20, 30, 11]
 MAX_GROWTH_BYTES = 64 * 1024**2
 
@@ -90,15 +91,18 @@ def check_loaded(bench: Bench, digest: str, what: str) -> None:
     artifact = read_artifact(stored, AdapterLimits())
     lowered = lower(artifact, bench.engine.base, max_rank=AdapterLimits().max_rank)
     assert has_effect(lowered, bench.engine.base), what
+    if any(tensor.abs().max() > HUGE for tensor in lowered.tensors()):
+        return  # sums overflow, or not, by their order
+    if artifact.config.get("task_type", None) is None and lowered.num_virtual_tokens:
+        return  # without a task PEFT's model leaves the virtual tokens out, and says nothing
     (found,) = bench.engine.run_logits([stored], [PROMPT])
     try:
         expected = reference_logits(bench.model, stored, PROMPT)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return  # PEFT cannot load the file, for one of its reasons
-    if found.isfinite().all() and expected.isfinite().all():  # finite weights may still overflow
-        effect = (expected - reference_logits(bench.model, None, PROMPT)).abs().max()
-        difference = (found - expected).abs().max()
-        assert difference < TOLERANCE * max(1.0, float(effect)), (what, difference, effect)
+    effect = (expected - reference_logits(bench.model, None, PROMPT)).abs().max()
+    difference = (found - expected).abs().max()
+    assert difference < TOLERANCE * max(1.0, float(effect)), (what, difference, effect)
 
 
 def run_cases(bench: Bench, seeds: range) -> Counter[str]:

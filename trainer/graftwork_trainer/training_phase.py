@@ -10,8 +10,9 @@ from graftwork_trainer.datasets.snapshot import Snapshot
 from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.records import Progress
 from graftwork_trainer.jobs.spec import JobSpec
+from graftwork_trainer.recipes.online import ServingAccess
 from graftwork_trainer.recipes.run import TrainingProgress, TrainingRun, TrainingStopped
-from graftwork_trainer.recipes.table import RECIPES
+from graftwork_trainer.recipes.table import ONLINE_RECIPES, RECIPES
 from graftwork_trainer.search import SearchResult, TellTrial, search
 from graftwork_trainer.stop import EXIT_STOPPED, Stop
 
@@ -56,9 +57,26 @@ class TrainingPhase:
     def _train(self, run: TrainingRun) -> Path:
         with self._stop.waits_for_checkpoint():
             try:
-                return RECIPES[self._spec.recipe](run)
+                return self._recipe(run)
             except TrainingStopped:
                 raise SystemExit(EXIT_STOPPED) from None
+
+    def _recipe(self, run: TrainingRun) -> Path:
+        name, options = self._spec.recipe, self._spec.recipe_options
+        if name in ONLINE_RECIPES:
+            return ONLINE_RECIPES[name](run, self._serving(), options)
+        return RECIPES[name](run, options)
+
+    def _serving(self) -> ServingAccess:
+        settings = self._spec.dataset.settings
+        tasks = settings.selection.tasks if settings else ()
+        return ServingAccess(
+            target=self._order.server,
+            adapter=self._spec.adapter,
+            owner=self._order.job_id,
+            task=tasks[0] if len(tasks) == 1 else self._spec.adapter,
+            initial_version=self._spec.initial_version,
+        )
 
     def _run(
         self,

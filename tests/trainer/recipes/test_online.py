@@ -8,7 +8,7 @@ import pytest
 from graftwork.status import InvalidFieldError
 from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.limits import AdapterLimits
-from graftwork_trainer.recipes.grpo import train_grpo
+from graftwork_trainer.recipes.grpo import train_grpo, train_rloo
 from graftwork_trainer.recipes.hyperparameters import Hyperparameters
 from graftwork_trainer.recipes.online import HISTORY_FILE, NothingToLearn, ServingAccess
 from graftwork_trainer.recipes.ppo import train_ppo
@@ -30,7 +30,7 @@ OPTIONS = {
 ALGORITHMS = {
     "ppo": (train_ppo, {"num_samples": 4}),
     "grpo": (train_grpo, {"num_samples": 4}),
-    "rloo": (train_grpo, {"num_samples": 4, "algorithm": "rloo"}),
+    "rloo": (train_rloo, {"num_samples": 4}),
 }
 
 

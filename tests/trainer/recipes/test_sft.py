@@ -75,6 +75,33 @@ def test_a_stopped_run_goes_on_to_the_same_result(written_base, tmp_path, stop_a
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("method", "stop_after"),
+    [("ADALORA", 4), ("ADALORA", 13), ("P_TUNING", 5), ("VBLORA", 5), ("BOTTLENECK", 5)],
+)
+def test_other_methods_go_on_to_the_same_result(written_base, tmp_path, method, stop_after):
+    base = written_base().load()
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    whole = make_run(base, tmp_path / "whole", method=method)
+    expected = read_artifact(train_sft(whole), AdapterLimits())
+    steps = []
+    halves = make_run(
+        base,
+        tmp_path / "halves",
+        method=method,
+        progress=lambda report: steps.append(report.step),
+        should_stop=lambda: len(steps) == stop_after,
+    )
+    with pytest.raises(TrainingStopped):
+        train_sft(halves)
+    found = read_artifact(train_sft(halves), AdapterLimits())
+    assert found.config.get("rank_pattern", None) == expected.config.get("rank_pattern", None)
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=0, atol=1e-5)
+
+
 def test_a_half_written_checkpoint_does_not_count(written_base, tmp_path):
     base = written_base().load()
     steps = []

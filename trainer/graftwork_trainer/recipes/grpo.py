@@ -15,7 +15,7 @@ from graftwork_trainer.recipes.online import (
     cut,
     train_online,
 )
-from graftwork_trainer.recipes.online_options import GrpoOptions
+from graftwork_trainer.recipes.options import GrpoOptions, RlooOptions
 from graftwork_trainer.recipes.policy import Seen
 from graftwork_trainer.recipes.run import TrainingRun
 from graftwork_trainer.rl.advantages import group_advantages, leave_one_out_advantages
@@ -27,16 +27,18 @@ from graftwork_trainer.rl.losses import (
 )
 from graftwork_trainer.rl.masked import masked_mean, masked_sum
 
-# Any format has prompts, which is all that is taken.
-FORMATS = ("sft", "preference", "unpaired", "reward", "classification")
-
 
 def train_grpo(run: TrainingRun, serving: ServingAccess, options: Mapping[str, Any]) -> Path:
     """Trains an adapter on rewards; arguments and errors as `online.train_online`, `options` those
-    of GrpoOptions."""
-    chosen: GrpoOptions = GrpoOptions.parse(options)
-    algorithm = _Grpo(chosen) if chosen.algorithm == "grpo" else _Rloo(chosen)
-    return train_online(run, serving, chosen, algorithm)
+    of GrpoOptions. The divergence from the reference is part of the loss."""
+    chosen = GrpoOptions.parse(options)
+    return train_online(run, serving, chosen, _Grpo(chosen))
+
+
+def train_rloo(run: TrainingRun, serving: ServingAccess, options: Mapping[str, Any]) -> Path:
+    """The same with whole answers as actions; the divergence is taken off the reward."""
+    chosen = RlooOptions.parse(options)
+    return train_online(run, serving, chosen, _Rloo(chosen))
 
 
 class _Grpo(Algorithm):
@@ -64,7 +66,7 @@ class _Grpo(Algorithm):
 
 
 class _Rloo(Algorithm):
-    def __init__(self, options: GrpoOptions) -> None:
+    def __init__(self, options: RlooOptions) -> None:
         self._options = options
 
     def prepare(self, experience: Experience) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ from graftwork_trainer.errors import TrainerError
 from graftwork_trainer.methods.attach import AttachedAdapter, attach_initial
 from graftwork_trainer.recipes.common import attach, torch_threads
 from graftwork_trainer.recipes.hyperparameters import Hyperparameters
-from graftwork_trainer.recipes.online_options import OnlineOptions
 from graftwork_trainer.recipes.online_state import OnlineState, load_state, save_state
+from graftwork_trainer.recipes.options import OnlineOptions
 from graftwork_trainer.recipes.policy import AnswerTokens, Seen, look, look_at_all
 from graftwork_trainer.recipes.run import (
     TrainingProgress,
@@ -176,7 +176,7 @@ class _OnlineTraining:
             seed=self._run.hyperparameters.seed,
         )
         async with AsyncClient(serving.target, metadata=serving.metadata) as client:
-            reward = build_reward(options.rewards, client, "recipe_options.rewards")
+            reward = build_reward(options.rewards, client)
             sampler = RolloutSampler(
                 client,
                 adapter=serving.adapter,

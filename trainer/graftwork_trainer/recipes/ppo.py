@@ -18,7 +18,7 @@ from graftwork_trainer.recipes.online import (
     cut,
     train_online,
 )
-from graftwork_trainer.recipes.online_options import PpoOptions
+from graftwork_trainer.recipes.options import PpoOptions
 from graftwork_trainer.recipes.policy import Seen
 from graftwork_trainer.recipes.run import TrainingRun
 from graftwork_trainer.rl.advantages import generalized_advantages, token_rewards
@@ -26,14 +26,11 @@ from graftwork_trainer.rl.losses import PolicyLoss, clipped_surrogate, clipped_v
 from graftwork_trainer.rl.masked import masked_mean, whiten
 from graftwork_trainer.rl.value_head import ValueHead
 
-# Any format has prompts, which is all that is taken.
-FORMATS = ("sft", "preference", "unpaired", "reward", "classification")
-
 
 def train_ppo(run: TrainingRun, serving: ServingAccess, options: Mapping[str, Any]) -> Path:
     """Trains an adapter on rewards; arguments and errors as `online.train_online`, `options` those
     of PpoOptions."""
-    chosen: PpoOptions = PpoOptions.parse(options)
+    chosen = PpoOptions.parse(options)
     head = ValueHead(int(run.base.model.config.hidden_size))
     return train_online(run, serving, chosen, _Ppo(chosen, head))
 

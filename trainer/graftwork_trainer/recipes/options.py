@@ -1,18 +1,57 @@
-"""What PPO, GRPO and RLOO have beside the hyperparameters of every recipe."""
+"""What recipes have beside the hyperparameters of all: a job's `recipe_options`. No torch."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from graftwork.status import InvalidFieldError
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from graftwork_trainer.recipes.preferences import RecipeOptions
 from graftwork_trainer.rewards.settings import RewardSetting, parse_rewards
+
+
+class RecipeOptions(BaseModel):
+    """Base of all; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    is_online: ClassVar[bool] = False  # learns from answers that it asks the server for
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], name: str = "recipe_options") -> Self:
+        """Raises InvalidFieldError that names the field, below `name`."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join([name, *map(str, first["loc"])])
+            raise InvalidFieldError(path, first["msg"].removeprefix("Value error, ")) from None
+
+
+class DpoOptions(RecipeOptions):
+    beta: float = Field(0.1, gt=0, le=10)  # how dearly leaving the reference is paid for
+
+
+class KtoOptions(RecipeOptions):
+    beta: float = Field(0.1, gt=0, le=10)  # how dearly leaving the reference is paid for
+    desirable_weight: float = Field(1.0, gt=0)  # of the good answers' losses
+    undesirable_weight: float = Field(1.0, gt=0)
+
+
+class OrpoOptions(RecipeOptions):
+    beta: float = Field(0.1, gt=0, le=10)  # weight of the odds ratio beside the likelihood
+
+
+class RewardOptions(RecipeOptions):
+    # Weight of the squared sum of a pair's rewards, which keeps them around zero.
+    center_rewards: float = Field(0.0, ge=0)
 
 
 class OnlineOptions(RecipeOptions):
     """Of the hyperparameters, `batch_size` times `gradient_accumulation` answers make an optimizer
     step, `epochs` are the passes over each iteration's answers, and `schedule` and `warmup` run
     over the iterations."""
+
+    is_online: ClassVar[bool] = True
 
     rewards: tuple[RewardSetting, ...]  # rewards/settings.py
     iterations: int = Field(50, ge=1, le=100_000)
@@ -32,7 +71,7 @@ class OnlineOptions(RecipeOptions):
     sampler_cap: float = Field(2.0, ge=1)  # of the weights from the engine's policy to ours
 
     @classmethod
-    def parse(cls, values: Any, name: str = "recipe_options") -> Any:
+    def parse(cls, values: Mapping[str, Any], name: str = "recipe_options") -> Self:
         if "rewards" not in values:
             raise InvalidFieldError(f"{name}.rewards", "is missing: say what an answer is worth")
         rewards = parse_rewards(values["rewards"], f"{name}.rewards")
@@ -53,6 +92,19 @@ class PpoOptions(OnlineOptions):
 
 class GrpoOptions(OnlineOptions):
     num_samples: int = Field(8, ge=2, le=64)
-    # "grpo": over the group's deviation, the divergence in the loss. "rloo": over the mean of the
-    # others, whole answers as actions, the divergence in the reward.
-    algorithm: str = Field("grpo", pattern="^(grpo|rloo)$")
+
+
+class RlooOptions(OnlineOptions):
+    num_samples: int = Field(4, ge=2, le=64)
+
+
+OPTIONS: Mapping[str, type[RecipeOptions]] = {
+    "sft": RecipeOptions,
+    "reward": RewardOptions,
+    "dpo": DpoOptions,
+    "kto": KtoOptions,
+    "orpo": OrpoOptions,
+    "ppo": PpoOptions,
+    "grpo": GrpoOptions,
+    "rloo": RlooOptions,
+}
