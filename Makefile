@@ -76,11 +76,20 @@ bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT a
 bench-methods: setup model ## Measure batches of every adapter method against the bare base
 	$(BIN)/python -m benchmarks.bench_methods $(ARGS)
 
+bench-train: setup model ## Measure training against plain TRL and PEFT
+	$(BIN)/python -m benchmarks.bench_train $(ARGS)
+
 bench-hot: setup model ## Measure how long streams stall while an adapter is registered
 	$(BIN)/python -m benchmarks.bench_hot_registration $(ARGS)
 
+bench-journal: setup model ## Measure feedback per second, and what logging costs generation
+	$(BIN)/python -m benchmarks.bench_journal $(ARGS)
+
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+bench-rlhf: setup model ## Raise a checkable reward by PPO, GRPO and RLOO, rollouts by the server
+	$(BIN)/python -m benchmarks.bench_rlhf $(ARGS)
 
 soak: setup model ## A thousand adapters for three minutes: errors and memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
@@ -109,4 +118,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
-	docs-methods bench-mixed bench-methods bench-hot soak model clean
+	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
+	demo soak model clean

@@ -112,19 +112,19 @@ class Demo:
 
     async def finish(self, job: TrainingJob) -> TrainingJob:
         """Follows a job to its end."""
-        shown = 0.0
+        shown, last = 0.0, job
         async with aclosing(self._client.training.watch(job.id)) as updates:
-            async for job in updates:
+            async for last in updates:
                 if time.monotonic() - shown > SHOW_EVERY_S:
                     shown = time.monotonic()
-                    at = job.progress
+                    at = last.progress
                     print(
                         f"  {at.phase}: step {at.step} of {at.total_steps}, loss {at.loss:.3f}, "
                         f"{at.tokens_per_second:.0f} tokens/s, {at.remaining_s or 0:.0f} s to go",
                         flush=True,
                     )
-        print(f"  {job.state.value}: {job.version} {job.message}", flush=True)
-        return job
+        print(f"  {last.state.value}: {last.version} {last.message}", flush=True)
+        return last
 
     async def latency_while(self, job: TrainingJob) -> tuple[TrainingJob, Gaps]:
         """Follows a job to its end; meanwhile measures now and then, while it trains."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from graftwork_server.base_model import BaseModel
 from graftwork_server.config import load_settings
 from graftwork_server.serve import load_base
 from graftwork_trainer.base.model import load_training_base
@@ -131,24 +132,30 @@ def _arguments(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def write_base(quantization: str, data_dir: Path) -> Path:
-    """The default model's file, as a server writes it."""
+def serve_base(quantization: str, data_dir: Path) -> tuple[int, BaseModel]:
+    """Bytes of the quantized weights, and the default model as a server holds it."""
     settings = load_settings(
         None,
         {"data_dir": str(data_dir), "model": {"quantization": quantization}},
         environment={},
     )
     base = load_base(settings)
-    return settings.data_dir / "base" / base.digest.removeprefix("sha256:")
+    return base.weight_bytes, base
 
 
 def train_with_graftwork(job: Job, quantization: str, snapshot: Path, folder: Path) -> Outcome:
+    """The recipe, over the base's file, which is written first."""
+    _, base = serve_base(quantization, folder / "data")
+    file = folder / "data" / "base" / base.digest.removeprefix("sha256:")
+    return train_over_file(job, file, snapshot, folder)
+
+
+def train_over_file(job: Job, base: Path, snapshot: Path, folder: Path) -> Outcome:
     """The recipe, over the base's file."""
-    base = load_training_base(write_base(quantization, folder / "data"))
     losses: list[float] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         run = TrainingRun(
-            base=base,
+            base=load_training_base(base),
             train=snapshot,
             folder=Path(scratch),
             hyperparameters=Hyperparameters(
@@ -169,3 +176,13 @@ def train_with_graftwork(job: Job, quantization: str, snapshot: Path, folder: Pa
         final_loss=summary.train_loss,
         seconds=summary.seconds,
     )
+
+
+def private_model(base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model for plain TRL with the file's quantized weights, in memory of its own."""
+    loaded = load_training_base(base)
+    model = loaded.model
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.detach().clone()
+    model.set_attn_implementation("sdpa")
+    return model, loaded.tokenizer

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -39,30 +38,20 @@ from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
 from graftwork_server.adapter_choice import AdapterChooser
-from graftwork_server.adapter_loader import AdapterLoader
-from graftwork_server.attention import allocate_kv_caches, kv_bytes_per_block
 from graftwork_server.base_model import BaseModel, load_base_model
-from graftwork_server.calls import Limits
-from graftwork_server.commands import CommandQueue
-from graftwork_server.compositions import Compositions
 from graftwork_server.constraints import ConstraintCompiler
 from graftwork_server.default_model import DISPLAY_NAME, ensure_default_model
 from graftwork_server.detokenizer import Detokenizer
-from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.dispatcher import Dispatcher
-from graftwork_server.engine import Engine
+from graftwork_server.engine_parts import build_engine, usable_cores
 from graftwork_server.errors import EngineDied, StartupError
 from graftwork_server.generation_log import template_hash
 from graftwork_server.generation_service import GenerationParts, GenerationServicer
 from graftwork_server.grpc_server import add_health, bind, new_grpc_server
 from graftwork_server.ids import IdGenerator
 from graftwork_server.kernels.build import load_kernels
-from graftwork_server.limits import SchedulerConfig
 from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
-from graftwork_server.residency import Tiers
-from graftwork_server.runner import Runner
-from graftwork_server.sampler import Sampler
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
 from graftwork_server.shared_weights import share_weights
@@ -71,9 +60,6 @@ from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
 
 logger = logging.getLogger(__name__)
-
-# On two cores the default model prefills about 1.2 tokens per millisecond.
-CPU_PREFILL_TOKENS_WHILE_DECODING = 32
 
 SERVICES = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
@@ -142,43 +128,26 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         ids = IdGenerator()
         journal = open_journal(settings, metrics, ids, stack)
 
-        scheduler = Scheduler(scheduler_config(settings, base))
-        compositions = Compositions()
-        loader = AdapterLoader(store, limits, base, compositions, factor_dtype_of(settings, base))
-        commands = CommandQueue()
-        device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
-        tiers = Tiers(
-            scheduler,
-            device_adapters,
-            commands,
-            metrics,
-            load=loader.load,
-            executor=loading,
-            host_budget_bytes=settings.adapters.host_cache_bytes,
-        )
-        runner = build_runner(settings, base, device_adapters, scheduler.config.num_blocks)
-        engine = Engine(scheduler, runner, tiers, commands, metrics)
-        dispatcher = Dispatcher(engine, max_in_flight=max_in_flight(settings))
-        engine.start(
-            dispatcher.publish,
-            dispatcher.engine_died,
+        parts = build_engine(settings, base, store, limits, loading=loading, metrics=metrics)
+        parts.engine.start(
+            parts.dispatcher.publish,
+            parts.dispatcher.engine_died,
             threads=settings.engine.threads or usable_cores(),
         )
-        stack.callback(engine.stop)
-
-        request_limits = limits_of(settings, scheduler.config)
-        parts = GenerationParts(
+        stack.callback(parts.engine.stop)
+        dispatcher = parts.dispatcher
+        generation = GenerationParts(
             base=base,
-            adapters=AdapterChooser(registry, compositions),
+            adapters=AdapterChooser(registry, parts.compositions),
             dispatcher=dispatcher,
             validator=RequestValidator(
-                request_limits, base.vocab_size, lambda: secrets.randbits(64)
+                parts.request_limits, base.vocab_size, lambda: secrets.randbits(64)
             ),
             prompts=PromptBuilder(base.tokenizer),
             version_prompts=VersionPrompts(store, limits),
             constraints=ConstraintCompiler(base.tokenizer, base.end_token_ids, base.vocab_size),
             detokenizer=Detokenizer(base.tokenizer),
-            limits=request_limits,
+            limits=parts.request_limits,
             metrics=metrics,
             executor=preparing,
             ids=ids,
@@ -188,10 +157,10 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         live_versions = LiveVersions(registry, metrics)
         live_versions.report_all()
         registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
-        adapter_servicer = AdapterServicer(registrar, tiers, checking, live_versions.report)
+        adapter_servicer = AdapterServicer(registrar, parts.tiers, checking, live_versions.report)
         server = new_grpc_server(settings.grpc, metrics, lambda: dispatcher.is_draining)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            GenerationServicer(parts), server
+            GenerationServicer(generation), server
         )
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
             adapter_servicer, server
@@ -216,7 +185,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             if training is not None:
                 await training.start()
             yield RunningServer(
-                port, metrics_server.port, base, scheduler, dispatcher, registry, journal
+                port, metrics_server.port, base, parts.scheduler, dispatcher, registry, journal
             )
         finally:
             await health_servicer.enter_graceful_shutdown()
@@ -258,35 +227,6 @@ def spare_long_collections() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
-    """What the settings, the base and the cache's memory allow together."""
-    engine = settings.engine
-    per_block = kv_bytes_per_block(kv_shapes(base), engine.block_size, base.dtype)
-    num_blocks = int(engine.kv_cache_bytes) // per_block
-    if num_blocks < 1:
-        raise StartupError(
-            f"engine.kv_cache_bytes: is {int(engine.kv_cache_bytes)}, and one block of this model "
-            f"takes {per_block}"
-        )
-    max_context = min(base.context_length, num_blocks * engine.block_size)
-    if engine.max_context_tokens is not None:
-        max_context = min(max_context, engine.max_context_tokens)
-    prefill_cap = engine.max_prefill_tokens_while_decoding
-    if prefill_cap is None and base.device.type == "cpu":
-        prefill_cap = CPU_PREFILL_TOKENS_WHILE_DECODING
-    return SchedulerConfig(
-        max_num_sequences=engine.max_num_sequences,
-        max_tokens_per_step=engine.max_tokens_per_step,
-        block_size=engine.block_size,
-        num_blocks=num_blocks,
-        max_context=max_context,
-        max_queued=max_in_flight(settings),
-        max_slots=settings.adapters.device_slots,
-        max_prefill_tokens_while_decoding=prefill_cap,
-        prefix_cache=engine.prefix_cache,
-    )
 
 
 def new_metrics(settings: Settings, base: BaseModel) -> Metrics:
@@ -367,57 +307,3 @@ def build_training(
         methods=trainable_methods().keys(),
         new_id=ids.new,
     )
-
-
-def build_runner(
-    settings: Settings, base: BaseModel, adapters: DeviceAdapters, num_blocks: int
-) -> Runner:
-    caches = allocate_kv_caches(
-        kv_shapes(base),
-        num_blocks=num_blocks,
-        block_size=settings.engine.block_size,
-        dtype=base.dtype,
-        device=base.device,
-    )
-    sampler = Sampler(base.vocab_size, base.device)
-    return Runner(base, adapters, sampler, caches, block_size=settings.engine.block_size)
-
-
-def kv_shapes(base: BaseModel) -> list[tuple[int, int]]:
-    return [(layer.num_kv_heads, layer.head_dim) for layer in base.layers]
-
-
-def factor_dtype_of(settings: Settings, base: BaseModel) -> torch.dtype | None:
-    """What low-rank factors are rounded to; None keeps the file's precision."""
-    rounded = settings.adapters.factor_dtype == "bfloat16" or (
-        settings.adapters.factor_dtype == "auto" and base.quantization != "none"
-    )
-    return torch.bfloat16 if rounded else None
-
-
-def max_in_flight(settings: Settings) -> int:
-    """Sequences that run or wait; more are refused at once."""
-    return settings.engine.max_num_sequences + settings.engine.max_queued_requests
-
-
-def limits_of(settings: Settings, config: SchedulerConfig) -> Limits:
-    limits = settings.limits
-    return Limits(
-        max_context_tokens=config.max_context,
-        max_new_tokens=limits.max_new_tokens,
-        default_max_tokens=limits.default_max_tokens,
-        max_n=limits.max_n,
-        max_logprobs=limits.max_logprobs,
-        max_stop_strings=limits.max_stop_strings,
-        max_queued_requests=settings.engine.max_queued_requests,
-        max_adapter_rank=settings.adapters.max_rank,
-        max_device_adapters=settings.adapters.device_slots,
-        max_completions=limits.max_completions,
-    )
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

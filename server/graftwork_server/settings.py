@@ -160,8 +160,8 @@ class TrainingSettings(_Frozen):
     threads: Count = _setting(1, "Threads of a trainer.")
     scheduling: Literal["idle", "nice"] = _setting(
         "idle",
-        "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or competes "
-        "at its niceness.",
+        "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or "
+        "competes at its niceness.",
     )
     niceness: int = _setting(19, "Niceness of a trainer.", ge=0, le=19)
     max_job_duration_s: float = _setting(

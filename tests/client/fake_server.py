@@ -10,11 +10,16 @@ import grpc
 from google.protobuf import timestamp_pb2
 from graftwork.status import WireError, to_grpc_status
 from graftwork.v1 import adapter_service_pb2 as adapter_pb
-from graftwork.v1 import adapter_service_pb2_grpc, generation_service_pb2_grpc
+from graftwork.v1 import (
+    adapter_service_pb2_grpc,
+    generation_service_pb2_grpc,
+    training_service_pb2_grpc,
+)
 from graftwork.v1 import generation_service_pb2 as generation_pb
 
 from tests.client.fake_adapter_service import AdapterService
 from tests.client.fake_generation_service import GenerationService
+from tests.client.fake_training_service import TrainingService
 
 BASE_DIGEST = "sha256:" + "b" * 64
 
@@ -49,6 +54,8 @@ class FakeServer:
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(
             AdapterService(self), self._server
         )
+        self.training = TrainingService(self)
+        training_service_pb2_grpc.add_TrainingServiceServicer_to_server(self.training, self._server)
         if credentials is None:
             self.port = self._server.add_insecure_port("localhost:0")
         else:

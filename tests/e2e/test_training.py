@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,7 +25,14 @@ TASK = "length"
 SPEC = {
     "dataset": {"selection": {"tasks": [TASK], "format": "classification"}},
     "hyperparameters": {"learning_rate": 0.01, "epochs": 2.0},
-    "gate": {"few_shot": 0, "max_examples": 20},
+    # Whether it learned is for other tests: these ask what follows when it did.
+    "gate": {
+        "few_shot": 0,
+        "max_examples": 20,
+        "min_gain_over_base": -1.0,
+        "max_regression": 1.0,
+        "max_other_task_regression": 1.0,
+    },
 }
 
 
@@ -40,7 +48,8 @@ async def running(tiny_base: TinyBase, tmp_path: Path) -> AsyncIterator[ServerUn
         tmp_path,
         tiny_base.model,
         adapters={"roots": [str(tiny_base.folder)]},
-        training={"check_interval_s": 0.1},
+        # Nobody else waits for this server.
+        training={"check_interval_s": 0.1, "scheduling": "nice", "niceness": 0},
     )
     async with serving(settings) as server:
         yield server
@@ -77,13 +86,24 @@ async def ended(running: ServerUnderTest, job: TrainingJob) -> TrainingJob:
     return await running.client.training.wait(job.id, timeout=120)
 
 
+async def first_job(running: ServerUnderTest) -> TrainingJob:
+    """Waits until something has started one."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        async for job in running.client.training.list():
+            return job
+        await asyncio.sleep(0.05)
+    raise AssertionError("no job was started")
+
+
 async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None:
     training = running.client.training
     await label_words(running, 160)
     job = await training.start("lengths", **SPEC)
     assert job.state is JobState.QUEUED
     phases = []
-    async for job in training.watch(job.id):
+    async for now in training.watch(job.id):
+        job = now
         if job.progress.phase not in phases:
             phases.append(job.progress.phase)
     assert job.state is JobState.SUCCEEDED, job
@@ -108,6 +128,17 @@ async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None
     )
     assert answer.served_by.version == 1
     assert await model_digest(running) == running.base.digest
+    # Some of these are held out, but not all.
+    deletions = [await running.client.feedback.delete(author=f"a{n}") for n in range(8)]
+    assert ("lengths@1",) in [deletion.trained_versions for deletion in deletions]
+
+
+@pytest.mark.slow
+async def test_a_job_goes_on_from_a_version_and_from_a_snapshot(running: ServerUnderTest) -> None:
+    training = running.client.training
+    await label_words(running, 160)
+    job = await ended(running, await training.start("lengths", **SPEC))
+    assert job.state is JobState.SUCCEEDED, job
 
     # The same data on the base that is there now, from the snapshot alone.
     spec = {**SPEC, "dataset": {"snapshot": job.snapshot}, "promotion": {"mode": "none"}}
@@ -115,28 +146,27 @@ async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None
     assert (again.state, again.snapshot) == (JobState.SUCCEEDED, job.snapshot)
     assert (await running.client.adapters.get("again")).live_version == 0
 
-    # And going on from what is there.
+    # And going on from what is live.
     spec = {**SPEC, "dataset": {"snapshot": job.snapshot}, "initial_version": "lengths"}
     more = await training.start("lengths", **spec)
     assert more.spec["initial_version"] == "lengths@1"
     more = await ended(running, more)
-    assert more.state in (JobState.SUCCEEDED, JobState.REFUSED), more
-    assert more.version == "lengths@2"
+    assert (more.state, more.version) == (JobState.SUCCEEDED, "lengths@2"), more
 
 
+@pytest.mark.slow
 async def test_shuffled_labels_are_refused(running: ServerUnderTest) -> None:
     await label_words(running, 160, shuffled=True)
-    job = await running.client.training.start("lengths", **SPEC, promotion={"mode": "live"})
-    job = await ended(running, job)
-    report = await running.client.training.report(job.id)
     spec = {**SPEC, "gate": {**SPEC["gate"], "min_accuracy": 0.9}}
-    job = await ended(running, await running.client.training.start("strict", **spec))
+    job = await ended(running, await running.client.training.start("lengths", **spec))
     assert job.state is JobState.REFUSED, job
     assert "accuracy" in job.message
-    assert (await running.client.adapters.get("strict")).live_version == 0
-    assert report.markdown
+    assert (await running.client.adapters.get("lengths")).live_version == 0
+    report = await running.client.training.report(job.id)
+    assert "accuracy" in report.markdown
 
 
+@pytest.mark.slow
 async def test_a_search_comes_before_the_training(running: ServerUnderTest) -> None:
     await label_words(running, 60)
     job = await running.client.training.start(
@@ -145,7 +175,7 @@ async def test_a_search_comes_before_the_training(running: ServerUnderTest) -> N
         promotion={"mode": "none"},
     )
     job = await ended(running, job)
-    assert job.state in (JobState.SUCCEEDED, JobState.REFUSED), job
+    assert job.state is JobState.SUCCEEDED, job
     report = json.loads((await running.client.training.report(job.id)).json)
     assert len(report["trials"]) == 2
 
@@ -173,7 +203,8 @@ async def test_a_job_is_cancelled_while_it_trains(running: ServerUnderTest, tmp_
     await label_words(running, 60)
     spec = {**SPEC, "hyperparameters": {"epochs": 500.0}}
     job = await running.client.training.start("lengths", **spec)
-    async for job in running.client.training.watch(job.id):
+    async for now in running.client.training.watch(job.id):
+        job = now
         if job.progress.phase == "training" and job.progress.step > 1:
             await running.client.training.cancel(job.id)
     assert job.state is JobState.CANCELLED
@@ -187,11 +218,9 @@ async def test_a_policy_starts_a_job_when_its_count_is_reached(running: ServerUn
     await asyncio.sleep(0.5)
     assert [job async for job in running.client.training.list()] == []
     await label_words(running, 1, start=39)
-    async with asyncio.timeout(20):
-        while not (policy := await policies.get("on-feedback")).last_job:
-            await asyncio.sleep(0.05)
-    job = await running.client.training.get(policy.last_job)
+    job = await first_job(running)
     assert job.policy == "on-feedback"
+    assert (await policies.get("on-feedback")).last_job == job.id
     job = await ended(running, job)
     assert job.state.is_final
     await asyncio.sleep(0.5)
@@ -244,7 +273,6 @@ async def test_a_canary_is_sticky_and_rolls_back_on_bad_feedback(
     registry = running.server.registry
     await until(lambda: not registry.get_adapter("lengths").traffic_split)
     assert registry.get_adapter("lengths").live_version == 1
-    async with asyncio.timeout(10):
-        while "rolled back" not in (job := await client.training.get(job.id)).message:
-            await asyncio.sleep(0.05)
     assert bad <= 8
+    await asyncio.sleep(0.5)
+    assert "was rolled back" in (await client.training.get(job.id)).message

@@ -73,5 +73,5 @@ def _find(program: str) -> str:
             return str(folder / program)
     found = shutil.which(program)
     if found is None:
-        raise RuntimeError(f"{program} is not there: install PostgreSQL (Debian: postgresql)")
+        raise FileNotFoundError(f"{program} is not there: install PostgreSQL (Debian: postgresql)")
     return found

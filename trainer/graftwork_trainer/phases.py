@@ -13,14 +13,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 from graftwork import Client
 
-from graftwork_trainer.base.model import TrainingBase, load_training_base
 from graftwork_trainer.curve import LossCurve
 from graftwork_trainer.datasets import snapshot as snapshots
 from graftwork_trainer.datasets.snapshot import Snapshot
@@ -35,17 +33,12 @@ from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.records import CanaryDraft, Progress
 from graftwork_trainer.jobs.spec import JobSpec, PromotionMode
 from graftwork_trainer.jobs.states import JobState
-from graftwork_trainer.recipes.run import TrainingProgress, TrainingRun
-from graftwork_trainer.recipes.table import RECIPES
-from graftwork_trainer.search import search
+from graftwork_trainer.stop import Stop
+
+if TYPE_CHECKING:
+    from graftwork_trainer.training_phase import TrainingPhase
 
 Tell = Callable[[events.Event], None]
-
-
-class StopSignal(Protocol):
-    def is_asked(self) -> bool: ...
-
-    def wait_for_checkpoint(self, may_wait: bool) -> None: ...
 
 
 class JobPhases:
@@ -59,7 +52,7 @@ class JobPhases:
         *,
         client: Client,
         tell: Tell,
-        stop: StopSignal,
+        stop: Stop,
     ) -> None:
         self._order = order
         self._spec = spec
@@ -70,6 +63,7 @@ class JobPhases:
         self._stop = stop
         self._file = StateFile(self._work)
         self._curve = LossCurve(self._work)
+        self._loaded: TrainingPhase | None = None
 
     def run(self) -> events.Finished:
         with self._phase("dataset"):
@@ -101,52 +95,27 @@ class JobPhases:
         return snapshot
 
     def _search(self, snapshot: Snapshot) -> None:
-        if self._spec.search is None or self._file.state.chosen is not None:
+        if self._file.state.chosen is not None:
             return
-        run = self._training_run(snapshot, self._work / "search", self._report_nothing)
-        found = search(run, self._spec.search, self._recipe, self._tell_trial)
+        found = self._training(snapshot).search(self._work / "search", self._tell_trial)
         self._file.update(chosen=found.chosen, trials=found.trials)
 
     def _train(self, snapshot: Snapshot) -> Path:
-        run = self._training_run(snapshot, self._work / RUN, self._report_step)
-        return self._recipe(run)
-
-    @cached_property
-    def _recipe(self) -> Callable[[TrainingRun], Path]:
-        recipe = RECIPES[self._spec.recipe]
-
-        def train(run: TrainingRun) -> Path:
-            self._stop.wait_for_checkpoint(True)
-            folder = recipe(run)
-            self._stop.wait_for_checkpoint(False)
+        folder = self._work / RUN
+        if self._file.state.version:  # then what it gave is registered
             return folder
+        chosen = self._file.state.chosen or {}
+        return self._training(snapshot).train(folder, chosen, self._report_step)
 
-        return train
+    def _training(self, snapshot: Snapshot) -> "TrainingPhase":
+        if self._loaded is None:
+            # Seconds of imports, which jobs that end before them do without.
+            from graftwork_trainer.training_phase import TrainingPhase  # noqa: PLC0415
 
-    @cached_property
-    def _base(self) -> TrainingBase:
-        return load_training_base(Path(self._order.base))
-
-    def _training_run(
-        self, snapshot: Snapshot, folder: Path, progress: Callable[[TrainingProgress], None]
-    ) -> TrainingRun:
-        spec, chosen = self._spec, dict(self._file.state.chosen or {})
-        config = dict(spec.method_config)
-        if "rank" in chosen:
-            config["r"] = chosen.pop("rank")
-        return TrainingRun(
-            base=self._base,
-            train=snapshot.folder / "train.jsonl",
-            validation=snapshot.folder / "validation.jsonl",
-            folder=folder,
-            hyperparameters=spec.hyperparameters.replaced(**chosen),
-            method=spec.method,
-            method_config=config,
-            initial=self._initial(),
-            progress=progress,
-            should_stop=self._stop.is_asked,
-            threads=self._order.threads,
-        )
+            self._loaded = TrainingPhase(
+                self._order, self._spec, snapshot, self._initial(), self._stop
+            )
+        return self._loaded
 
     def _initial(self) -> Path | None:
         """The adapter to go on from, downloaded once."""
@@ -255,12 +224,9 @@ class JobPhases:
         durations[name] = durations.get(name, 0.0) + time.monotonic() - began
         self._file.update(durations_s=durations)
 
-    def _report_step(self, progress: TrainingProgress) -> None:
+    def _report_step(self, progress: Progress) -> None:
         self._curve.add(progress.step, progress.loss)
-        self._tell(Progress("training", **asdict(progress)))
-
-    def _report_nothing(self, progress: TrainingProgress) -> None:
-        """Steps of trials are told by the trial."""
+        self._tell(progress)
 
     def _tell_trial(self, done: int, total: int, best_loss: float | None) -> None:
         self._tell(Progress("search", step=done, total_steps=total, loss=best_loss or 0.0))

@@ -51,9 +51,11 @@ def search(
     study = optuna.create_study(
         study_name="search",
         storage=JournalStorage(JournalFileBackend(str(run.folder / "trials.log"))),
-        sampler=optuna.samplers.TPESampler(seed=run.hyperparameters.seed),
         load_if_exists=True,
     )
+    # The same seed after a crash would suggest again what was tried before it.
+    seed = run.hyperparameters.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
     num_examples = sum(1 for _ in read_lines(run.train))
     while len(done := _ended(study)) < spec.trials:
         tell(len(done), spec.trials, _lowest(done))

@@ -24,6 +24,7 @@ from graftwork_trainer.jobs.creation import JobCreator
 from graftwork_trainer.jobs.examples import JournalExamples
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.launcher import WorkerLauncher, WorkerSettings
+from graftwork_trainer.jobs.links import TrainingLinks
 from graftwork_trainer.jobs.metrics import TrainingMetrics
 from graftwork_trainer.jobs.policies import PolicyRunner
 from graftwork_trainer.jobs.policy_store import CanaryStore, PolicyStore
@@ -88,7 +89,14 @@ class Training:
             snapshots=datasets,
             methods=methods,
         )
-        self._supervisor = Supervisor(store, folders, launcher, self._executor, metrics)
+        self._supervisor = Supervisor(
+            store,
+            folders,
+            launcher,
+            TrainingLinks(journal, datasets),
+            executor=self._executor,
+            observer=metrics,
+        )
         creator = JobCreator(
             store,
             Catalogue(RECIPE_FORMATS, frozenset(methods)),

@@ -18,6 +18,7 @@ from graftwork_adapters.canonical_linear import (
     Circulant,
     DenseDelta,
     Kronecker,
+    SharedBases,
     SharedLowRank,
     SparseDelta,
 )
@@ -30,7 +31,7 @@ from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
 
-_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO, _SHARED_LOW_RANK = range(1, 7)
+_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO, _SHARED_LOW_RANK, _SHARED_BASES = range(1, 8)
 _WIDEST = 16  # lanes; inner dimensions are padded to a multiple
 
 
@@ -87,6 +88,8 @@ def pack_kernel_term(
             packed = _pack_khatri_rao(term, dtype)
         case SharedLowRank():
             packed = _pack_shared_low_rank(term, in_features, dtype)
+        case SharedBases():
+            packed = _pack_shared_bases(term, dtype)
     return packed
 
 
@@ -166,5 +169,39 @@ def _pack_shared_low_rank(term: SharedLowRank, in_features: int, dtype: torch.dt
         [term.a_scale.float(), term.b_scale.float()],
         *sizes,
         common=term.shared.derived(f"panels of {dtype}", panels),
+        shared=term.shared,
+    )
+
+
+def _pack_shared_bases(term: SharedBases, dtype: torch.dtype) -> KernelTerm:
+    is_wide = term.in_features <= term.out_features
+    rank, num_bases = term.row_scale.shape
+
+    def padded(ranks: Tensor) -> Tensor:
+        return functional.pad(ranks.to(dtype), (0, -rank % PANEL))
+
+    def by_base(shared: SharedTensors) -> Tensor:
+        """B by the base and rank of the row of L that each of its columns meets: (most, num_bases,
+        padded rank)."""
+        columns = shared.b[:, :num_bases].reshape(-1, rank, num_bases)
+        return padded(columns.transpose(1, 2))
+
+    def wide(shared: SharedTensors) -> tuple[Tensor, Tensor]:
+        return to_panels(shared.a.to(dtype)), to_panels(by_base(shared).flatten(1))
+
+    def tall(shared: SharedTensors) -> tuple[Tensor, Tensor]:
+        panels = by_base(shared).reshape(shared.b.shape[0], -1, PANEL).transpose(0, 1)
+        return panels.contiguous(), to_panels(padded(shared.a.T))
+
+    name = f"{num_bases} {'wide' if is_wide else 'tall'} bases of {dtype}"
+    row_scale = functional.pad(term.row_scale.float().T, (0, -rank % PANEL))
+    first_features = term.shared.a.shape[1] if is_wide else term.shared.b.shape[0]
+    sizes = num_bases, row_scale.shape[1], term.in_features, term.out_features, first_features
+    return _kernel_term(
+        _SHARED_BASES,
+        [row_scale, term.column_scale.float()],
+        *sizes,
+        int(dtype == torch.bfloat16),
+        common=term.shared.derived(name, wide if is_wide else tall),
         shared=term.shared,
     )

@@ -118,9 +118,7 @@ class CudaNF4Linear(QuantizedLinear):
         return weight
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = bitsandbytes.matmul_4bit(  # type: ignore[attr-defined]
-            x, self.codes, self._state(), bias=bias
-        )
+        y: Tensor = bitsandbytes.matmul_4bit(x, self.codes, self._state(), bias=bias)
         return y
 
     def _state(self) -> QuantState:

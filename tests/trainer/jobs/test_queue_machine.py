@@ -12,8 +12,15 @@ from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.journal.database import Database
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from tests.support.postgresql import PostgresServer
 from tests.trainer.jobs.queue import clock, ids, spec_of
 
 FINAL = st.sampled_from([state for state in JobState if state.is_final])
@@ -21,9 +28,14 @@ INDEX = st.integers(0, 20)
 
 
 class QueueMachine(RuleBasedStateMachine):
+    server: PostgresServer | None = None  # None: SQLite
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
+        self.url = f"sqlite:///{self.folder / 'journal.sqlite3'}"
+        if self.server is not None:
+            self.url = self.server.emptied()
         self.new_id, self.clock = ids(), clock()
         self.open()
         self.states: dict[str, JobState] = {}  # in the order of creation
@@ -31,7 +43,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.attempts: dict[str, int] = {}
 
     def open(self) -> None:
-        self.database = Database.open(f"sqlite:///{self.folder / 'journal.sqlite3'}")
+        self.database = Database.open(self.url)
         self.store = JobStore(self.database, self.new_id, clock_ns=self.clock)
 
     def teardown(self) -> None:
@@ -132,5 +144,16 @@ class QueueMachine(RuleBasedStateMachine):
         assert sum(self.store.counts().values()) == len(self.states)
 
 
-TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+def test_sqlite() -> None:
+    run_state_machine_as_test(
+        QueueMachine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+    )
+
+
+def test_postgresql(postgresql: PostgresServer) -> None:
+    class OnPostgresql(QueueMachine):
+        server = postgresql
+
+    run_state_machine_as_test(
+        OnPostgresql, settings=settings(max_examples=8, stateful_step_count=25, deadline=None)
+    )

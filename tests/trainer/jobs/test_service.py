@@ -108,7 +108,9 @@ async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
             call = asyncio.get_running_loop().run_in_executor
             return await call(executor, lambda: function(*args, **kwargs))
 
-        supervisor = Supervisor(store, folders, None, executor, NoObserver())
+        supervisor = Supervisor(
+            store, folders, None, None, executor=executor, observer=NoObserver()
+        )
         catalogue = Catalogue(RECIPE_FORMATS, frozenset({"LORA", "IA3"}))
         creator = JobCreator(store, catalogue, FakeAdapters(), examples, off_loop, supervisor.wake)
         parts = TrainingParts(store, policies, supervisor, folders, creator)

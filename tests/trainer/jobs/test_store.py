@@ -19,21 +19,21 @@ from tests.trainer.jobs.queue import clock, ids, spec_of
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database, ids(), clock_ns=clock())
+def store(each_database: Database) -> JobStore:
+    return JobStore(each_database, ids(), clock_ns=clock())
 
 
 @pytest.fixture
-def policies(database: Database) -> PolicyStore:
-    return PolicyStore(database, clock_ns=clock())
+def policies(each_database: Database) -> PolicyStore:
+    return PolicyStore(each_database, clock_ns=clock())
 
 
 def request(*asked: bytes) -> MutationRequest | None:
     return MutationRequest.of(str(uuid.UUID(int=7)), *asked)
 
 
-def test_the_migration_makes_the_tables_that_the_code_knows(database: Database):
-    inspector = sa.inspect(database.engine)
+def test_the_migration_makes_the_tables_that_the_code_knows(each_database: Database):
+    inspector = sa.inspect(each_database.engine)
     for table in tables.metadata.sorted_tables:
         found = {column["name"]: column for column in inspector.get_columns(table.name)}
         assert list(found) == [column.name for column in table.columns]
@@ -86,8 +86,8 @@ def test_specs_survive_the_database(store: JobStore):
     assert store.get(store.create(spec).id).spec == spec
 
 
-def test_a_new_canary_takes_the_place_of_the_one_before(store: JobStore, database: Database):
-    canaries = CanaryStore(database)
+def test_a_new_canary_takes_the_place_of_the_one_before(store: JobStore, each_database: Database):
+    canaries = CanaryStore(each_database)
     for version in (2, 3):
         job = store.create(spec_of())
         store.claim()

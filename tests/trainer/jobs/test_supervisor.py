@@ -35,6 +35,10 @@ class Observed:
     jobs: dict[str, int] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+
+    def record(self, version: str, digest: str) -> None:
+        self.links.append((version, digest))
 
     def set_training_jobs(self, by_state: dict[str, int]) -> None:
         self.jobs = by_state
@@ -65,7 +69,14 @@ class Bench:
             methods=["LORA"],
             command=(sys.executable, str(WORKER)),
         )
-        return Supervisor(self.store, self.folders, launcher, self.executor, self.observed)
+        return Supervisor(
+            self.store,
+            self.folders,
+            launcher,
+            self.observed,
+            executor=self.executor,
+            observer=self.observed,
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Supervisor]:
@@ -118,6 +129,7 @@ async def test_a_job_runs_to_its_end(bench: Bench):
     job = await bench.run("progress", "snapshot", "version", "report", "noise", "succeed")
     assert (job.state, job.attempt, job.version) == (JobState.SUCCEEDED, 1, "poet@1")
     assert job.snapshot == "sha256:" + "5" * 64
+    assert bench.observed.links == [("poet@1", job.snapshot)]
     assert job.progress.loss == 2.5
     assert 0 < job.start_time_ns < job.end_time_ns
     assert job.run_time_s > 0

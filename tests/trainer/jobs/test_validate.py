@@ -11,7 +11,7 @@ from graftwork_trainer.jobs.catalogue import RECIPE_FORMATS, Catalogue
 from graftwork_trainer.jobs.spec import PromotionMode
 from graftwork_trainer.jobs.validate import parse_spec
 
-CATALOGUE = Catalogue({**RECIPE_FORMATS, "kto": ("unpaired",)}, frozenset({"LORA", "IA3"}))
+CATALOGUE = Catalogue(RECIPE_FORMATS, frozenset({"LORA", "IA3"}))
 
 
 def parse(**fields: object):
@@ -51,7 +51,7 @@ def test_what_is_given_is_taken():
     ("fields", "field", "words"),
     [
         ({"adapter": "No Name"}, "spec.adapter", "lower case"),
-        ({"recipe": "magic"}, "spec.recipe", "one of kto, sft"),
+        ({"recipe": "magic"}, "spec.recipe", "one of dpo, grpo, kto"),
         ({"method": "lora"}, "spec.method", "one of IA3, LORA"),
         ({"initial_version": "poet@x"}, "spec.initial_version", "positive integer"),
         ({"initial_version": "poet@1", "method": "LORA"}, "spec.method", "leave one of them out"),
@@ -80,6 +80,27 @@ def test_what_is_given_is_taken():
             "later",
         ),
         ({"dataset": {"snapshot": "sha256:1"}}, "spec.dataset.snapshot", "64"),
+        ({"recipe_options": {"beta": 1}}, "spec.recipe_options.beta", "Extra"),
+        (
+            {"recipe": "dpo", "recipe_options": {"beta": 0}},
+            "spec.recipe_options.beta",
+            "greater than 0",
+        ),
+        ({"recipe": "ppo"}, "spec.recipe_options.rewards", "is missing"),
+        (
+            {"recipe": "rloo", "recipe_options": {"rewards": [{"kind": "regex", "pattern": "("}]}},
+            "spec.recipe_options.rewards[0]",
+            "no regular expression",
+        ),
+        (
+            {
+                "recipe": "grpo",
+                "recipe_options": {"rewards": [{"kind": "regex", "pattern": "x"}]},
+                "search": {"trials": 2},
+            },
+            "spec.search",
+            "no validation loss",
+        ),
         (
             {"dataset": {"snapshot": "sha256:" + "0" * 64, "scrub": False}},
             "spec.dataset.scrub",

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from graftwork_trainer.jobs import tables
 from graftwork_trainer.journal import database, schema, writer
 from graftwork_trainer.journal.database import Database
 from graftwork_trainer.journal.errors import (
@@ -208,7 +209,7 @@ def test_migrations_make_what_the_schema_says(place: str | Path) -> None:
         opened = Database.open(place)
         with opened.engine.connect() as connection:
             context = MigrationContext.configure(connection)
-            assert compare_metadata(context, schema.metadata) == []
+            assert compare_metadata(context, [schema.metadata, tables.metadata]) == []
         opened.close()
 
 

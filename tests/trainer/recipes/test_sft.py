@@ -75,6 +75,33 @@ def test_a_stopped_run_goes_on_to_the_same_result(written_base, tmp_path, stop_a
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("method", "stop_after"),
+    [("ADALORA", 4), ("ADALORA", 13), ("P_TUNING", 5), ("VBLORA", 5), ("BOTTLENECK", 5)],
+)
+def test_other_methods_go_on_to_the_same_result(written_base, tmp_path, method, stop_after):
+    base = written_base().load()
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    whole = make_run(base, tmp_path / "whole", method=method)
+    expected = read_artifact(train_sft(whole), AdapterLimits())
+    steps = []
+    halves = make_run(
+        base,
+        tmp_path / "halves",
+        method=method,
+        progress=lambda report: steps.append(report.step),
+        should_stop=lambda: len(steps) == stop_after,
+    )
+    with pytest.raises(TrainingStopped):
+        train_sft(halves)
+    found = read_artifact(train_sft(halves), AdapterLimits())
+    assert found.config.get("rank_pattern", None) == expected.config.get("rank_pattern", None)
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=0, atol=1e-5)
+
+
 def test_a_half_written_checkpoint_does_not_count(written_base, tmp_path):
     base = written_base().load()
     steps = []
@@ -173,3 +200,44 @@ def test_accumulated_batches_weigh_tokens_alike(written_base, tmp_path):
         train_sft(run)
         losses[batch_size] = [report.loss for report in reports]
     assert losses[8] == pytest.approx(losses[2], rel=1e-3)
+
+
+def test_shifted_attention_trains_and_is_refused_beside_virtual_tokens(written_base, tmp_path):
+    base = written_base().load()
+    reports = []
+    changes = {"shifted_attention_group": 8}
+    train_sft(make_run(base, tmp_path, hyperparameters=changes, progress=reports.append))
+    assert reports[-1].loss < reports[0].loss / 2
+    (tmp_path / "other").mkdir()
+    run = make_run(base, tmp_path / "other", hyperparameters=changes, method="PROMPT_TUNING")
+    with pytest.raises(InvalidFieldError, match="shifted_attention_group: does not go with PROMPT"):
+        train_sft(run)
+
+
+@pytest.mark.parametrize("method", ["LORA", "PROMPT_TUNING"])
+def test_checkpointed_activations_give_the_same(written_base, tmp_path, method):
+    base = written_base().load()
+    losses = {}
+    for kept in (True, False):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        reports = []
+        run = make_run(
+            base, folder, method=method, progress=reports.append, gradient_checkpointing=not kept
+        )
+        train_sft(run)
+        losses[kept] = [report.loss for report in reports]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_the_prompt_can_be_learned_too(written_base, tmp_path):
+    base = written_base().load()
+    counts = {}
+    for on_prompt in (False, True):
+        folder = tmp_path / str(on_prompt)
+        folder.mkdir()
+        reports = []
+        changes = {"train_on_prompt": on_prompt, "max_steps": 1}
+        train_sft(make_run(base, folder, hyperparameters=changes, progress=reports.append))
+        counts[on_prompt] = reports[0].loss
+    assert counts[False] != pytest.approx(counts[True])

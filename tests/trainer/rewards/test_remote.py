@@ -170,7 +170,7 @@ async def test_settings_become_a_weighted_sum():
             ],
             "recipe_options.rewards",
         )
-        reward = build_reward(settings, client, "recipe_options.rewards")
+        reward = build_reward(settings, client)
         assert await reward.score([answer("please")]) == [pytest.approx(2 + 1 + 0.6)]
 
 
@@ -187,20 +187,11 @@ async def test_settings_become_a_weighted_sum():
         ([{"kind": "regex", "pattern": "x", "weight": 0}], r"rewards\[0\]"),
         ([{"kind": "regex", "pattern": "x", "weight": float("nan")}], r"rewards\[0\].weight"),
         ([{"kind": "plugin", "name": "x", "timeout_s": 0}], r"rewards\[0\].timeout_s"),
+        ([{"kind": "regex", "pattern": "("}], r"rewards\[0\]"),
+        ([{"kind": "json_schema", "schema": {"type": 3}}], r"rewards\[0\]"),
+        ([{"kind": "length", "shortest": 9, "longest": 3}], r"rewards\[0\]"),
     ],
 )  # fmt: skip
 def test_settings_that_are_wrong_are_named(value, field):
     with pytest.raises(InvalidFieldError, match=f"^{field}: "):
         parse_rewards(value, "rewards")
-
-
-async def test_patterns_and_schemas_that_are_none_are_named():
-    async with scoring() as (_, client):
-        for setting in (
-            {"kind": "regex", "pattern": "("},
-            {"kind": "json_schema", "schema": {"type": 3}},
-            {"kind": "length", "shortest": 9, "longest": 3},
-        ):
-            settings = parse_rewards([setting], "rewards")
-            with pytest.raises(InvalidFieldError, match=r"^rewards\[0\]: "):
-                build_reward(settings, client, "rewards")

@@ -41,9 +41,12 @@ class TrainingBase:
 def load_training_base(folder: Path, device: torch.device | None = None) -> TrainingBase:
     """Builds the model over the folder that the server wrote; on the CPU nothing is copied.
 
+    device: by default CUDA where there is one, with a copy of the quantized weights there.
+
     Raises InvalidBaseFile where the folder is damaged.
     """
-    device = device or torch.device("cpu")
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base = map_base(folder)
     register_packed_attention()
     with init_empty_weights(include_buffers=False):

@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graftwork_trainer.datasets.examples import FORMATS
+
 # The first is taken where a job names none.
 RECIPE_FORMATS: Mapping[str, tuple[str, ...]] = {
     "sft": ("sft", "classification"),
+    "reward": ("reward", "preference"),
+    "dpo": ("preference",),
+    "kto": ("unpaired",),
+    "orpo": ("preference",),
+    # Only their prompts are taken.
+    "ppo": FORMATS,
+    "grpo": FORMATS,
+    "rloo": FORMATS,
 }
 DEFAULT_RECIPE = "sft"
 DEFAULT_METHOD = "LORA"

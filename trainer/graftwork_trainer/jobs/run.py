@@ -40,6 +40,7 @@ class JobRun:
         self.progress = job.progress
         self.version = job.version
         self.snapshot = job.snapshot
+        self.is_linked = False  # whether it is noted what the version was trained on
         self.result: Finished | Failed | None = None
         self.limits = Limits(0, 0, 0)
         self._write = write

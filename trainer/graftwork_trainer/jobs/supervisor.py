@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from graftwork.status import WireError
 
+from graftwork_trainer.jobs.errors import WrongTransition
 from graftwork_trainer.jobs.feed import JobFeed
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.outcome import End, Requeue, Retry, StopReason, what_follows
@@ -40,6 +41,12 @@ class JobObserver(Protocol):
     def count_gate_verdict(self, verdict: str) -> None: ...
 
 
+class Links(Protocol):
+    def record(self, version: str, digest: str) -> None:
+        """Notes that "name@version" was trained on a snapshot. Waits for the disk, may be called
+        again. Raises WireError."""
+
+
 class Supervisor:
     """`start` it once the server answers, `stop` it before the server no longer does."""
 
@@ -48,15 +55,17 @@ class Supervisor:
         store: JobStore,
         folders: JobFolders,
         starter: WorkerStarter,
+        links: Links,
+        *,
         executor: Executor,
         observer: JobObserver,
-        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.feed = JobFeed()
         self._store = store
         self._folders = folders
         self._starter = starter
+        self._links = links
         self._executor = executor
         self._observer = observer
         self._clock = clock
@@ -123,14 +132,18 @@ class Supervisor:
             self.feed.changed(job.id)
             try:
                 await self._run_job(job)
-            except WireError:
-                raise
             except Exception:
+                if self._stopping:  # the next server finds the job as it was
+                    raise
                 logger.exception("training job %s ends by a defect of the server", job.id)
-                message = "the server failed to run it; its log says how"
-                await self._persist(self._store.finish, job.id, JobState.FAILED, message)
-                self.feed.changed(job.id)
+                await self._give_up(job)
             await self._report()
+
+    async def _give_up(self, job: JobRecord) -> None:
+        message = "the server failed to run it; its log says how"
+        with contextlib.suppress(WrongTransition):  # it had ended already
+            await self._persist(self._store.finish, job.id, JobState.FAILED, message)
+        self.feed.changed(job.id)
 
     async def _run_job(self, job: JobRecord) -> None:
         """Runs a job to its end, or until the server stops."""
@@ -161,6 +174,8 @@ class Supervisor:
     async def _end(self, run: JobRun, step: End | Requeue) -> None:
         job_id = run.job.id
         await self._persist(self._store.record, job_id, **run.state_to_write())
+        if run.version and not run.is_linked:
+            await self._persist(self._links.record, run.version, run.snapshot)
         if isinstance(step, Requeue):
             await self._persist(self._store.requeue, job_id, step.message)
             return
@@ -178,6 +193,9 @@ class Supervisor:
         """Keeps what a worker told. A database that fails costs progress, not the job."""
         try:
             await self._off_loop(self._store.record, run.job.id, **run.state_to_write())
+            if run.version and not run.is_linked:
+                await self._off_loop(self._links.record, run.version, run.snapshot)
+                run.is_linked = True
         except WireError as error:
             logger.warning("progress of training job %s is not kept: %s", run.job.id, error)
 
@@ -199,7 +217,7 @@ class Supervisor:
                 if error.retry_after_s is None:
                     raise
                 logger.warning("the queue of training jobs waits: %s", error)
-                if self._stopping:  # the next server finds the job as it was
+                if self._stopping:
                     raise
                 await asyncio.sleep(_RETRY_DATABASE_S)
 

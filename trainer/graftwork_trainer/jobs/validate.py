@@ -25,6 +25,7 @@ from graftwork_trainer.jobs.spec import (
     SearchSpec,
 )
 from graftwork_trainer.recipes.hyperparameters import Hyperparameters
+from graftwork_trainer.recipes.options import OPTIONS
 
 SEARCHABLE = ("learning_rate", "rank", "epochs", "batch_size")
 MAX_TRIALS = 100
@@ -61,8 +62,16 @@ def parse_spec(spec: pb.TrainingJobSpec, catalogue: Catalogue, *, path: str = "s
         gate=parse_gate(spec.gate, f"{path}.gate"),
         promotion=parse_promotion(spec.promotion, f"{path}.promotion"),
         limits=parse_limits(spec.limits, f"{path}.limits"),
-        recipe_options=_plain(spec.recipe_options),
+        recipe_options=_recipe_options(spec, recipe, fields),
     )
+
+
+def _recipe_options(spec: pb.TrainingJobSpec, recipe: str, fields: Fields) -> dict[str, Any]:
+    values = _plain(spec.recipe_options)
+    known = OPTIONS[recipe].parse(values, fields.name("recipe_options"))
+    if known.is_online and spec.HasField("search"):
+        raise fields.fail("search", f"does not go with {recipe}, which has no validation loss")
+    return values
 
 
 def parse_dataset(spec: pb.DatasetSpec, formats: tuple[str, ...], path: str) -> DatasetSpec:

@@ -109,7 +109,7 @@ def parse_url(place: str | Path) -> sa.URL:
 
 
 def _create_engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() == "sqlite":
+    if url.drivername == "sqlite":
         if not url.database or url.database == ":memory:":
             raise JournalNotUsable("journal.url: must name a file, as sqlite:///PATH")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
-        "auto_vacuum = INCREMENTAL",  # before the first table is made
         "journal_mode = WAL",
         "synchronous = FULL",  # a commit is on disk before it returns
         "secure_delete = ON",  # what is deleted is overwritten

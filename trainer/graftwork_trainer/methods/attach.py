@@ -24,24 +24,19 @@ from graftwork_adapters.prompt_file import VersionPrompt
 from graftwork_adapters.stamp import read_stamp, stamp_folder
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, TrainerCallback
 
 from graftwork_trainer.methods.catalogue import find_method
 from graftwork_trainer.methods.configure import configure
 from graftwork_trainer.methods.method import TrainingMethod
+from graftwork_trainer.methods.rank_allocation import RankAllocation
 
 
 @dataclass(frozen=True, slots=True)
 class AttachedAdapter:
     """An adapter on a model, ready to be trained."""
 
-    model: nn.Module  # a PeftModel, or with bottlenecks the base's own
+    model: PreTrainedModel | PeftModel  # with bottlenecks the base's own
     base: PreTrainedModel  # what `model` runs in the end
     method: TrainingMethod
     config: PeftConfig | BottleneckConfig
@@ -54,7 +49,7 @@ class AttachedAdapter:
 
     def callbacks(self) -> list[TrainerCallback]:
         """What the method has to do between steps."""
-        return [_RankAllocation(self.model)] if self.method.peft_type == "ADALORA" else []
+        return [RankAllocation(self.model)] if self.method.peft_type == "ADALORA" else []
 
     def save(self, folder: Path, base_digest: str) -> None:
         """Writes `folder`, in full or not at all; replaces what is there."""
@@ -69,22 +64,6 @@ class AttachedAdapter:
             shutil.copy(self.initial / PROMPT_FILE, draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-
-
-class _RankAllocation(TrainerCallback):
-    """AdaLoRA's pruning, which PEFT leaves to who trains."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        self._model.base_model.update_and_allocate(state.global_step)  # type: ignore[operator, union-attr]
 
 
 def attach_adapter(

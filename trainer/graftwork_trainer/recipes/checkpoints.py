@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from graftwork_trainer.methods.rank_allocation import allocation_state, restore_allocation
 
 _COMPLETE_FILE = "complete"  # written last
 _WEIGHTS_FILE = "trained.safetensors"
@@ -40,7 +43,8 @@ class CheckpointedTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         trained = {name: p.detach().cpu() for name, p in _trained(self.model).items()}
-        save_file(trained, folder / _WEIGHTS_FILE)
+        more, metadata = allocation_state(self.model)
+        save_file({**trained, **more}, folder / _WEIGHTS_FILE, metadata=metadata)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # TRL's own writes a model card, for which it asks a hub.
@@ -51,10 +55,13 @@ class CheckpointedTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS_FILE)
+        with safe_open(Path(resume_from_checkpoint) / _WEIGHTS_FILE, framework="pt") as file:
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
         trained = _trained(model or self.model)
-        if saved.keys() != trained.keys():
+        if not saved.keys() >= trained.keys():
             raise ValueError(f"{resume_from_checkpoint} is of another adapter: remove it")
+        restore_allocation(model or self.model, saved, metadata)
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(saved[name])

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from pydantic import Field
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 
 from graftwork_trainer.methods.attach import AttachedAdapter
 from graftwork_trainer.recipes.common import training_arguments
+from graftwork_trainer.recipes.options import DpoOptions
 from graftwork_trainer.recipes.preferences import (
     PretokenizedTrainer,
-    RecipeOptions,
     own_tokenizer,
     precomputes_reference,
     read_pairs,
@@ -21,12 +20,6 @@ from graftwork_trainer.recipes.preferences import (
     train_by_trl,
 )
 from graftwork_trainer.recipes.run import TrainingRun
-
-FORMATS = ("preference",)
-
-
-class DpoOptions(RecipeOptions):
-    beta: float = Field(0.1, gt=0, le=10)  # how dearly leaving the reference is paid for
 
 
 class _Trainer(PretokenizedTrainer, DPOTrainer):

@@ -7,15 +7,14 @@ from typing import Any
 
 from datasets import Dataset
 from graftwork.status import InvalidFieldError
-from pydantic import Field
 from transformers import Trainer
 from trl import KTOConfig, KTOTrainer
 
 from graftwork_trainer.methods.attach import AttachedAdapter, carried_prompt
 from graftwork_trainer.recipes.common import training_arguments
+from graftwork_trainer.recipes.options import KtoOptions
 from graftwork_trainer.recipes.preferences import (
     PretokenizedTrainer,
-    RecipeOptions,
     Rows,
     check_format,
     own_tokenizer,
@@ -25,14 +24,6 @@ from graftwork_trainer.recipes.preferences import (
 )
 from graftwork_trainer.recipes.run import TrainingRun
 from graftwork_trainer.recipes.tokenization import ExampleTokenizer, prompt_of, read_lines, text_of
-
-FORMATS = ("unpaired",)
-
-
-class KtoOptions(RecipeOptions):
-    beta: float = Field(0.1, gt=0, le=10)  # how dearly leaving the reference is paid for
-    desirable_weight: float = Field(1.0, gt=0)  # of the good answers' losses
-    undesirable_weight: float = Field(1.0, gt=0)
 
 
 class _Trainer(PretokenizedTrainer, KTOTrainer):
@@ -79,7 +70,7 @@ def _read(run: TrainingRun, path: Path) -> Rows:
     tokenizer = ExampleTokenizer(run.base, carried_prompt(run.initial))
     found = Rows()
     for name, value in read_lines(path):
-        check_format(value, FORMATS, name)
+        check_format(value, ("unpaired",), name)
         label = value.get("label")
         if not isinstance(label, bool):
             raise InvalidFieldError(f"{name}.label", "must be true or false")

@@ -7,15 +7,14 @@ from typing import Any
 
 from datasets import Dataset
 from graftwork.status import InvalidFieldError
-from pydantic import Field
 from transformers import Trainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from graftwork_trainer.methods.attach import AttachedAdapter
 from graftwork_trainer.recipes.common import training_arguments
+from graftwork_trainer.recipes.options import OrpoOptions
 from graftwork_trainer.recipes.preferences import (
     PretokenizedTrainer,
-    RecipeOptions,
     Row,
     Rows,
     own_tokenizer,
@@ -24,13 +23,7 @@ from graftwork_trainer.recipes.preferences import (
 )
 from graftwork_trainer.recipes.run import TrainingRun
 
-FORMATS = ("preference",)
-
 _IGNORED = -100
-
-
-class OrpoOptions(RecipeOptions):
-    beta: float = Field(0.1, gt=0, le=10)  # weight of the odds ratio beside the likelihood
 
 
 class _Trainer(PretokenizedTrainer, ORPOTrainer):

@@ -9,7 +9,6 @@ from typing import Any
 
 from datasets import Dataset
 from graftwork.status import InvalidFieldError
-from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, set_seed
 
 from graftwork_trainer.methods.attach import AttachedAdapter, attach_initial, carried_prompt
@@ -21,22 +20,6 @@ from graftwork_trainer.recipes.tokenization import ExampleTokenizer, prompt_of, 
 
 Row = dict[str, Any]
 MakeTrainer = Callable[[AttachedAdapter, Dataset, Dataset | None, int], Trainer]
-
-
-class RecipeOptions(BaseModel):
-    """Base of what a recipe alone has; unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], name: str = "recipe_options") -> Any:
-        """Raises InvalidFieldError that names the field, below `name`."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            path = ".".join([name, *map(str, first["loc"])])
-            raise InvalidFieldError(path, first["msg"].removeprefix("Value error, ")) from None
 
 
 @dataclass(slots=True)

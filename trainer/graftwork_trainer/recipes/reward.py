@@ -27,9 +27,9 @@ from graftwork_trainer.methods.attach import AttachedAdapter, carried_prompt
 from graftwork_trainer.methods.catalogue import find_method
 from graftwork_trainer.methods.configure import configure
 from graftwork_trainer.recipes.common import training_arguments
+from graftwork_trainer.recipes.options import RewardOptions
 from graftwork_trainer.recipes.preferences import (
     PretokenizedTrainer,
-    RecipeOptions,
     Row,
     Rows,
     check_format,
@@ -46,14 +46,9 @@ from graftwork_trainer.recipes.tokenization import (
     text_of,
 )
 
-FORMATS = ("reward", "preference")
+_FORMATS = ("reward", "preference")
 
 _CALIBRATION_BINS = 10
-
-
-class RewardOptions(RecipeOptions):
-    # Weight of the squared sum of a pair's rewards, which keeps them around zero.
-    center_rewards: float = 0.0
 
 
 class _Trainer(PretokenizedTrainer, RewardTrainer):
@@ -132,7 +127,7 @@ def _read(run: TrainingRun, path: Path) -> Rows:
     rated: dict[tuple[int, ...], list[tuple[float, tuple[int, ...]]]] = defaultdict(list)
     num_ties = 0
     for name, value in read_lines(path):
-        check_format(value, FORMATS, name)
+        check_format(value, _FORMATS, name)
         prompt = prompt_of(value, name)
         if "reward" in value:
             example = tokenizer.tokenize(

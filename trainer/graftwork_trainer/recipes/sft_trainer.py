@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with the loss computed at completions only, over packed rows."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,12 +63,15 @@ class CompletionSftTrainer(CheckpointedTrainer, SFTTrainer):
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batches: Any, *, group_size: int = 0) -> float:
-    """Over the learned tokens of all batches; leaves the model in evaluation mode."""
+def mean_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> float:
+    """Over the learned tokens of all batches, with the attention that serves; leaves the model in
+    evaluation mode."""
     model.eval()
+    device = next(model.parameters()).device
     total, count = 0.0, 0
     for batch in batches:
-        total += float(loss_of_batch(model, batch, group_size=group_size).loss)
+        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+        total += float(loss_of_batch(model, on_device).loss)
         count += int((batch["labels"] != IGNORED).sum())
     return total / max(1, count)
 

@@ -112,14 +112,19 @@ def plugin_reward(name: str, *, timeout_s: float) -> IsolatedReward:
 def json_schema_reward(schema: dict[str, Any], *, timeout_s: float) -> IsolatedReward:
     """1 where an answer is JSON that the schema takes, 0 where not.
 
-    Apart from this process because the patterns of a schema may backtrack without end. Raises
-    ValueError for a schema that is none.
+    Apart from this process because the patterns of a schema may backtrack without end. Raises as
+    `check_schema`.
     """
+    check_schema(schema)
+    return IsolatedReward("the JSON schema", {"json_schema": schema}, timeout_s=timeout_s)
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Raises ValueError for what is no JSON schema."""
     try:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"is no JSON schema: {error.message}") from None
-    return IsolatedReward("the JSON schema", {"json_schema": schema}, timeout_s=timeout_s)
 
 
 def plain_prompt(prompt: Prompt) -> Any:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from graftwork_trainer.rewards.checks import LengthReward, RegexReward
 from graftwork_trainer.rewards.composition import WeightedSum
-from graftwork_trainer.rewards.isolated import json_schema_reward, plugin_reward
+from graftwork_trainer.rewards.isolated import check_schema, json_schema_reward, plugin_reward
 from graftwork_trainer.rewards.remote import AdapterReward, JudgeReward
 from graftwork_trainer.rewards.reward import Reward
 
@@ -34,10 +34,14 @@ class _Setting(BaseModel):
     def build(self, client: AsyncClient) -> Reward:
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together, or are not what they should be."""
+
     @model_validator(mode="after")
-    def _weighs(self) -> "_Setting":
+    def _checked(self) -> "_Setting":
         if self.weight == 0:
             raise ValueError("a weight of 0 leaves the reward out: remove it instead")
+        self.check()
         return self
 
 
@@ -45,6 +49,9 @@ class _Regex(_Setting):
     kind: Literal["regex"]
     pattern: str
     whole: bool = False
+
+    def check(self) -> None:
+        RegexReward(self.pattern)
 
     def build(self, client: AsyncClient) -> Reward:  # noqa: ARG002 - as all
         return RegexReward(self.pattern, whole=self.whole)
@@ -55,6 +62,9 @@ class _JsonSchema(_Setting):
     schema_: dict[str, Any] = Field(alias="schema")
     timeout_s: _Timeout = 5.0
 
+    def check(self) -> None:
+        check_schema(self.schema_)
+
     def build(self, client: AsyncClient) -> Reward:  # noqa: ARG002
         return json_schema_reward(self.schema_, timeout_s=self.timeout_s)
 
@@ -63,6 +73,9 @@ class _Length(_Setting):
     kind: Literal["length"]
     shortest: int = 0
     longest: int
+
+    def check(self) -> None:
+        LengthReward(self.shortest, self.longest)
 
     def build(self, client: AsyncClient) -> Reward:  # noqa: ARG002
         return LengthReward(self.shortest, self.longest)
@@ -117,18 +130,9 @@ def parse_rewards(value: object, field: str) -> list[RewardSetting]:
     return settings
 
 
-def build_reward(settings: Sequence[RewardSetting], client: AsyncClient, field: str) -> Reward:
-    """The reward that the settings describe; to be called inside the event loop that uses it.
-
-    Raises InvalidFieldError for a pattern or schema that is none.
-    """
-    parts: list[tuple[Reward, float]] = []
-    for index, setting in enumerate(settings):
-        try:
-            parts.append((setting.build(client), setting.weight))
-        except ValueError as error:
-            raise InvalidFieldError(f"{field}[{index}]", str(error)) from None
-    return WeightedSum(parts)
+def build_reward(settings: Sequence[RewardSetting], client: AsyncClient) -> Reward:
+    """The reward that the settings describe; to be called inside the event loop that uses it."""
+    return WeightedSum([(setting.build(client), setting.weight) for setting in settings])
 
 
 _KINDS = {"regex", "json_schema", "length", "plugin", "adapter", "judge"}

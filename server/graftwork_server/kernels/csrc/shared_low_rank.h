@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -12,8 +13,8 @@
 namespace graftwork {
 
 struct SharedLowRank {
-  const void* a;         // (panels of 32 ranks, a_features, 32), of which in_features are used
-  const void* b;         // (panels of 32 outputs, padded rank, 32)
+  const void* first;     // A: (panels of 32 ranks, a_features, 32), of which in_features are used
+  const void* second;    // B: (panels of 32 outputs, padded rank, 32)
   const float* a_scale;  // (rank,)
   const float* b_scale;  // (out_features,)
   int64_t rank, in_features, out_features, a_features, bfloat16;
@@ -25,7 +26,7 @@ struct SharedRow {
 };
 
 constexpr int64_t kSharedPanel = 32;
-constexpr int64_t kSharedRows = 96;  // whose inputs stay in the second-level cache
+constexpr size_t kSharedRows = 96;  // whose inputs stay in the second-level cache
 
 template <class T>
 void project_shared(const std::vector<SharedRow>& rows, const float* x, int64_t panel,
@@ -33,7 +34,7 @@ void project_shared(const std::vector<SharedRow>& rows, const float* x, int64_t 
   const SharedLowRank& shape = *rows[0].slot;
   float* out = hidden + panel * kSharedPanel;
   multiply(rows.size(), shape.in_features, kSharedPanel, x, shape.in_features,
-           static_cast<const T*>(shape.a) + panel * shape.a_features * kSharedPanel, kSharedPanel,
+           static_cast<const T*>(shape.first) + panel * shape.a_features * kSharedPanel, kSharedPanel,
            out, stride);
   const int64_t first = panel * kSharedPanel;
   const int64_t count = std::min(kSharedPanel, shape.rank - first);
@@ -48,7 +49,7 @@ void expand_shared(const std::vector<SharedRow>& rows, const float* hidden, int6
   float added[kSharedRows * kSharedPanel];
   std::fill(added, added + rows.size() * kSharedPanel, 0.0f);
   multiply(rows.size(), depth, kSharedPanel, hidden, depth,
-           static_cast<const T*>(shape.b) + panel * depth * kSharedPanel, kSharedPanel, added,
+           static_cast<const T*>(shape.second) + panel * depth * kSharedPanel, kSharedPanel, added,
            kSharedPanel);
   const int64_t first = panel * kSharedPanel;
   const int64_t count = std::min(kSharedPanel, shape.out_features - first);
@@ -81,24 +82,30 @@ void add_shared_rows(const std::vector<SharedRow>& rows, const float* x, int64_t
   });
 }
 
-inline void add_shared_low_rank(std::vector<SharedRow> rows, const float* x, int64_t x_stride,
-                                float* y, int64_t y_stride) {
-  std::stable_sort(rows.begin(), rows.end(), [](const SharedRow& a, const SharedRow& b) {
-    return a.slot->a != b.slot->a ? a.slot->a < b.slot->a : a.slot->b < b.slot->b;
-  });
-  std::vector<SharedRow> group;
+// Calls run(group) for at most kSharedRows rows at a time whose slots share their matrices.
+template <class Row, class RunGroup>
+void for_each_group(std::vector<Row> rows, const RunGroup& run) {
+  const auto key = [](const Row& row) { return std::pair(row.slot->first, row.slot->second); };
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const Row& a, const Row& b) { return key(a) < key(b); });
+  std::vector<Row> group;
   for (size_t i = 0; i < rows.size(); ++i) {
     group.push_back(rows[i]);
-    const bool last = i + 1 == rows.size() || rows[i + 1].slot->a != rows[i].slot->a ||
-                      rows[i + 1].slot->b != rows[i].slot->b ||
-                      static_cast<int64_t>(group.size()) == kSharedRows;
-    if (!last) continue;
+    if (i + 1 < rows.size() && key(rows[i + 1]) == key(rows[i]) && group.size() < kSharedRows)
+      continue;
+    run(group);
+    group.clear();
+  }
+}
+
+inline void add_shared_low_rank(const std::vector<SharedRow>& rows, const float* x,
+                                int64_t x_stride, float* y, int64_t y_stride) {
+  for_each_group(rows, [&](const std::vector<SharedRow>& group) {
     if (group[0].slot->bfloat16)
       add_shared_rows<BFloat16>(group, x, x_stride, y, y_stride);
     else
       add_shared_rows<float>(group, x, x_stride, y, y_stride);
-    group.clear();
-  }
+  });
 }
 
 }  // namespace graftwork

@@ -10,6 +10,7 @@
 #include "kronecker.h"
 #include "parallel.h"
 #include "runs.h"
+#include "shared_bases.h"
 #include "shared_low_rank.h"
 #include "sparse.h"
 #include "term.h"
@@ -24,6 +25,7 @@ enum TermKind : int64_t {
   kSparse,
   kKhatriRao,
   kSharedLowRank,
+  kSharedBases,
 };
 
 struct TermTile {
@@ -51,11 +53,15 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
                       int64_t x_stride, float* y, int64_t y_stride) {
   std::vector<TermTile> tiles;
   std::vector<SharedRow> sharing;
+  BasesRows bases;
   for (int64_t i = 0; i < count; ++i) {
     const TermSlot& slot = slots[runs[i].slot];
     if (slot.kind == kSharedLowRank) {
       for (int64_t row = runs[i].start; row < runs[i].stop; ++row)
         sharing.push_back({&parameters_of<SharedLowRank>(slot), row});
+    } else if (slot.kind == kSharedBases) {
+      for (int64_t row = runs[i].start; row < runs[i].stop; ++row)
+        bases.push_back({&parameters_of<SharedBases>(slot), row});
     } else if (slot.kind != kNoTerm) {
       // Long runs in wide tiles; short ones in narrow tiles, for there are few to share out.
       const int64_t height = runs[i].stop - runs[i].start >= 64 ? 16 : 8;
@@ -76,7 +82,8 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
                Ahead(next.slot->data, is_new ? next.slot->bytes : 0));
     }
   });
-  if (!sharing.empty()) add_shared_low_rank(std::move(sharing), x, x_stride, y, y_stride);
+  add_shared_low_rank(sharing, x, x_stride, y, y_stride);
+  add_shared_bases(bases, x, x_stride, y, y_stride);
 }
 
 }  // namespace graftwork

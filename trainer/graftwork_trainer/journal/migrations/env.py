@@ -2,11 +2,8 @@
 
 from alembic import context
 
-from graftwork_trainer.journal.schema import metadata
-
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
     transaction_per_migration=False,
 )
 context.run_migrations()
