@@ -127,7 +127,7 @@ def make_peft(
     base: nn.Module, config: PeftConfig, folder: Path, *, dtype: torch.dtype = torch.float32
 ) -> PeftModel:
     """A PeftModel as if trained on a copy of `base`, saved to `folder` in `dtype`."""
-    with _peft_remarks_ignored():
+    with peft_remarks_ignored():
         model = randomize(get_peft_model(copy.deepcopy(base), config))
         model.save_pretrained(folder)
     path = folder / WEIGHTS_FILE
@@ -142,12 +142,12 @@ def make_peft(
 def load_peft(base: nn.Module, folder: Path) -> PeftModel:
     """What PEFT makes of a folder: the oracle. (PEFT sorts the patterns of a config when it saves
     them, so the model that was saved is not always the one that is loaded.)"""
-    with _peft_remarks_ignored():
+    with peft_remarks_ignored():
         return PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
 
 
 @contextlib.contextmanager
-def _peft_remarks_ignored() -> Iterator[None]:
+def peft_remarks_ignored() -> Iterator[None]:
     """PEFT calls deprecated parts of transformers, and remarks on unusual but valid configs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -215,3 +215,19 @@ def check_parity(model: PeftModel, base: nn.Module, adapter: LoweredAdapter) -> 
         torch.testing.assert_close(
             apply(adapter.modules.get(name), described, name, x), expected, atol=2e-5, rtol=1e-4
         )
+
+
+def check_merged(model: PeftModel, base: nn.Module, adapter: LoweredAdapter) -> None:
+    """Expanded to a matrix and a bias, every module is what PEFT merges. Takes the model apart."""
+    described = DescribedModel(base)
+    with peft_remarks_ignored():
+        merged = DescribedModel(model.merge_and_unload())
+    for name, module in described.linear_modules.items():
+        origin = torch.zeros(1, module.in_features)
+        inputs = torch.cat([origin, torch.eye(module.in_features)])
+        found = apply(adapter.modules.get(name), described, name, inputs)
+        bias = merged.bias(name) if merged.linear_modules[name].has_bias else origin.new_zeros(())
+        torch.testing.assert_close(
+            found - found[0], inputs @ merged.weight(name).T, atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(found[0], bias.expand_as(found[0]), atol=1e-4, rtol=1e-4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from peft import PromptTuningConfig
 
 from tests.adapters.helpers import (
+    check_merged,
     check_parity,
     load_peft,
     lora_config,
@@ -76,7 +77,10 @@ def test_lora_equals_peft(base_name: str, data: st.DataObject) -> None:
             with pytest.raises(InvalidArtifact, match="rank"):
                 lowered_from(Path(folder), base)
             return
-        check_parity(model, base, lowered_from(Path(folder), base))
+        adapter = lowered_from(Path(folder), base)
+        check_parity(model, base, adapter)
+        if not fields["lora_bias"]:  # PEFT merges those with a biased module only
+            check_merged(model, base, adapter)
 
 
 @pytest.mark.parametrize("base_name", BASES)

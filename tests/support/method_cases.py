@@ -183,6 +183,7 @@ CASES: Sequence[MethodCase] = (
     _weights("randlora", RandLoraConfig, r=8, randlora_alpha=2),
     _weights("miss", MissConfig, r=5),
     _weights("miss_bat", MissConfig, r=8, init_weights="bat"),
+    _weights("miss_mini", MissConfig, r=6, mini_r=4, init_weights="mini"),
     _weights("c3a", C3AConfig, block_size=8),
     _weights(
         "vblora",

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from torch import nn
 
 from tests.adapters.helpers import (
+    check_merged,
     check_parity,
     load_peft,
     lowered_from,
@@ -61,7 +62,8 @@ def check_equals_peft(
     dtype: torch.dtype = torch.float32,
     needs_linears: bool = False,
 ) -> LoweredAdapter | None:
-    """Lowers a random adapter of the config, and compares each module with PEFT's.
+    """Lowers a random adapter of the config, and compares each module with PEFT's, as it computes
+    and as it merges.
 
     None where PEFT cannot load what it has saved: it sorts a config's patterns when it saves them,
     after which another one may match first. Lowering then refuses the file.
@@ -80,4 +82,5 @@ def check_equals_peft(
             return None
         adapter = lowered_from(path, base)
         check_parity(model, base, adapter)
+        check_merged(model, base, adapter)
     return adapter

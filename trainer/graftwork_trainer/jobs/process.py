@@ -89,6 +89,8 @@ class WorkerProcess:
         await self._logging
         if code == 0:
             return "ended without a result"
+        if code == -signal.SIGKILL:  # which lets nobody have a last word
+            return f"{_signal_name(-code)}, as the system does where memory runs out"
         how = _signal_name(-code) if code < 0 else f"exit code {code}"
         last = self.last_words
         return f"{how}: {last}" if last else how
