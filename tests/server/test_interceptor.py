@@ -68,6 +68,13 @@ class Harness:
         self.codes = []
         self.generation_servicer = FakeGeneration()
 
+    async def counted(self, number):
+        """What was counted once `number` calls were, which may be after their answers came."""
+        async with asyncio.timeout(5):
+            while len(self.codes) < number:
+                await asyncio.sleep(0.01)
+        return self.codes
+
     @contextlib.asynccontextmanager
     async def running(self):
         interceptor = StatusInterceptor(
@@ -116,7 +123,7 @@ async def test_answers_pass_through_and_are_counted(harness):
     assert (await harness.generation.Generate(request("x"))).group_id == "x"
     assert await collect(harness.generation.StreamGenerate(request("x"))) == ["1", "2"]
     ok = grpc.StatusCode.OK
-    assert harness.codes == [(GENERATE, ok), (STREAM, ok)]
+    assert await harness.counted(2) == [(GENERATE, ok), (STREAM, ok)]
 
 
 async def test_wire_errors_keep_their_details(harness):
@@ -128,10 +135,7 @@ async def test_wire_errors_keep_their_details(harness):
     error = await failure(collect(harness.generation.StreamGenerate(request("bad-field"))))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details_of(error).field == "sampling.top_p"
-    async with asyncio.timeout(5):  # the answer may arrive before the call is counted
-        while len(harness.codes) < 2:
-            await asyncio.sleep(0.01)
-    assert [code for _, code in harness.codes] == [
+    assert [code for _, code in await harness.counted(2)] == [
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.INVALID_ARGUMENT,
     ]
@@ -157,7 +161,7 @@ async def test_a_bug_leaks_nothing_and_is_logged_under_its_incident(harness, cap
 async def test_an_abort_of_the_servicer_keeps_its_code(harness):
     error = await failure(harness.generation.Generate(request("abort")))
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no")
-    assert harness.codes == [(GENERATE, grpc.StatusCode.NOT_FOUND)]
+    assert await harness.counted(1) == [(GENERATE, grpc.StatusCode.NOT_FOUND)]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +175,7 @@ async def test_the_end_of_a_caller_closes_the_stream(harness, timeout_s, code):
         call.cancel()
     await asyncio.wait_for(harness.generation_servicer.closed.wait(), 5)
     assert await call.code() is code
-    for _ in range(100):
-        if harness.codes:
-            break
-        await asyncio.sleep(0.01)
-    assert harness.codes == [(STREAM, code)]
+    assert await harness.counted(1) == [(STREAM, code)]
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault(harness):
