@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=names, default=names)
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a dialogue")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--count", type=int, default=NUM_PAIRS, help="pairs")
     parser.add_argument("--all", action="store_true", help="ours alone, on all pairs")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
@@ -94,7 +95,7 @@ def read_pairs(path: Path, tokenizer: PreTrainedTokenizerFast, max_length: int) 
 def compare(
     recipe: str, base: TrainingBase, pairs: list[Pair], folder: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    pairs = pairs[:NUM_PAIRS]
+    pairs = pairs[: arguments.count]
     losses: list[float] = []
     run = make_run(recipe, base, pairs, [], folder, arguments=arguments, losses=losses)
     begun = time.monotonic()

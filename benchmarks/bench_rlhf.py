@@ -5,9 +5,11 @@ continuations that contain a number.
 
 A server answers in this process, and the trainer learns in one of its own over the same mapped
 weights, as in a job. `before` and `after` are mean rewards of 320 answers at temperature 1, `kl` is
-the mean divergence from the base over the last iterations, in nats for each answer. With --output,
-plots of reward and divergence are written there. The last line is JSON by algorithm, or by
-algorithm and seed where there are several.
+the mean divergence from the base over the last iterations, in nats for each answer, and
+`sampler_gap` the largest mean difference, per token, between the engine's log-probabilities and the
+trainer's. A training whose answers are all worth the same for five iterations is done. With
+--output, plots of reward and divergence are written there. The last line is JSON by algorithm, or
+by algorithm and seed where there are several.
 """
 
 import argparse
@@ -45,7 +47,7 @@ _SUBJECTS = (
 
 _COMMON = {
     "rewards": [{"kind": "regex", "pattern": PATTERN}],
-    "iterations": 30,
+    "iterations": 25,
     "prompts": 8,
     "num_samples": 8,
     "max_tokens": MAX_TOKENS,
@@ -123,7 +125,8 @@ async def one_run(
         "after": round(after, 3),
         "max": MAX_REWARD,
         "kl": round(sum(metrics["kl"] for metrics in last) / len(last), 2),
-        "sampler_kl": round(sum(metrics["sampler_kl"] for metrics in history) / len(history), 6),
+        "iterations": len(history),
+        "sampler_gap": round(max(metrics["sampler_gap"] for metrics in history), 5),
         "seconds": round(seconds),
     }
     print(f"{job['algorithm']} (seed {job['seed']}): {found}", flush=True)

@@ -287,7 +287,10 @@ def test_any_bytes_are_refused_or_valid(data):
 
 
 def test_no_torch_is_loaded():
-    modules = "calls, detokenizer, ids, prompt, random_numbers, request, stop_strings, validate"
-    script = f"from graftwork_server import {modules}; import sys; sys.exit('torch' in sys.modules)"
+    modules = "calls, detokenizer, ids, random_numbers, request, stop_strings, validate"
+    script = (
+        f"from graftwork_server import {modules}; from graftwork_adapters import prompt_builder; "
+        "import sys; sys.exit('torch' in sys.modules)"
+    )
     path = ":".join(sys.path)
     subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": path}, check=True)

@@ -8,6 +8,7 @@ repeated after a crash and then goes on, or finds that it is done.
     promotion    what passed goes live, or gets a share of the traffic
 """
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from graftwork_trainer.datasets import snapshot as snapshots
 from graftwork_trainer.datasets.snapshot import Snapshot
 from graftwork_trainer.evaluation.report_content import JobFacts
 from graftwork_trainer.evaluation.report_content import Trial as ReportTrial
+from graftwork_trainer.evaluation.reward_gate import RewardGateResult, run_reward_gate
+from graftwork_trainer.evaluation.rollout_report import add_rollouts
 from graftwork_trainer.evaluation.run import GateResult, run_gate
 from graftwork_trainer.feedback_stream import exported
 from graftwork_trainer.job_state import StateFile
@@ -33,6 +36,8 @@ from graftwork_trainer.jobs.launcher import JobOrder
 from graftwork_trainer.jobs.records import CanaryDraft, Progress
 from graftwork_trainer.jobs.spec import JobSpec, PromotionMode
 from graftwork_trainer.jobs.states import JobState
+from graftwork_trainer.recipes.options import OPTIONS
+from graftwork_trainer.rollouts import HISTORY_FILE
 from graftwork_trainer.stop import Stop
 
 if TYPE_CHECKING:
@@ -139,11 +144,22 @@ class JobPhases:
         self._tell(events.Version(self._file.state.version))
         return self._file.state.version
 
-    def _evaluate(self, snapshot: Snapshot, version: str) -> GateResult:
+    def _evaluate(self, snapshot: Snapshot, version: str) -> GateResult | RewardGateResult:
         def progress(done: int, total: int) -> None:
             self._tell(Progress("evaluation", step=done, total_steps=total))
 
-        return run_gate(
+        if self._spec.recipe == "reward":
+            return run_reward_gate(
+                self._client,
+                candidate=version,
+                adapter=self._spec.adapter,
+                snapshot=snapshot.folder,
+                spec=self._spec.gate,
+                report=self._folder / REPORT,
+                facts=self._facts(snapshot),
+                progress=progress,
+            )
+        result = run_gate(
             self._client,
             candidate=version,
             adapter=self._spec.adapter,
@@ -156,6 +172,10 @@ class JobPhases:
             trials=[ReportTrial(**asdict(trial)) for trial in self._file.state.trials],
             progress=progress,
         )
+        if OPTIONS[self._spec.recipe].is_online:
+            history = json.loads((self._work / RUN / HISTORY_FILE).read_text())
+            add_rollouts(self._folder / REPORT, history)
+        return result
 
     def _facts(self, snapshot: Snapshot) -> JobFacts:
         sent = json_format.MessageToDict(self._order.spec, preserving_proto_field_name=True)

@@ -25,6 +25,8 @@ from graftwork_trainer.datasets.prompts import Prompt
 from graftwork_trainer.errors import TrainerError
 from graftwork_trainer.rewards.reward import Answer
 
+HISTORY_FILE = "rollouts.json"  # in a run's folder: the figures of each iteration
+
 _REQUESTS_AT_ONCE = 32
 _WAITS_FOR_ROOM = 20  # tries of a request while the server's queue is full
 _WAIT_S = 0.5

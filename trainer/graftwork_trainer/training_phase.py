@@ -1,6 +1,6 @@
 """The part of a job that needs torch: search and training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class TrainingPhase:
 
     def _serving(self) -> ServingAccess:
         settings = self._spec.dataset.settings
-        tasks: Sequence[str] = settings.selection.tasks if settings else ()
+        tasks = list(settings.selection.tasks) if settings else []
         return ServingAccess(
             target=self._order.server,
             adapter=self._spec.adapter,

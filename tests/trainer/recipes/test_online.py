@@ -10,10 +10,12 @@ from graftwork_adapters.artifact import read_artifact
 from graftwork_adapters.limits import AdapterLimits
 from graftwork_trainer.recipes.grpo import train_grpo, train_rloo
 from graftwork_trainer.recipes.hyperparameters import Hyperparameters
-from graftwork_trainer.recipes.online import HISTORY_FILE, NothingToLearn, ServingAccess
+from graftwork_trainer.recipes.learner import NothingToLearn
+from graftwork_trainer.recipes.online import ServingAccess
 from graftwork_trainer.recipes.ppo import train_ppo
 from graftwork_trainer.recipes.run import TrainingRun, TrainingStopped, read_summary
 from graftwork_trainer.rewards.errors import UnknownPlugin
+from graftwork_trainer.rollouts import HISTORY_FILE
 from safetensors.torch import load_file
 
 from tests.support.server import serving, tiny_settings

@@ -8,13 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from graftwork_trainer.recipes.online import (
-    Algorithm,
-    Experience,
-    ServingAccess,
-    cut,
-    train_online,
-)
+from graftwork_trainer.recipes.experience import Algorithm, Experience, cut
+from graftwork_trainer.recipes.online import ServingAccess, train_online
 from graftwork_trainer.recipes.options import GrpoOptions, RlooOptions
 from graftwork_trainer.recipes.policy import Seen
 from graftwork_trainer.recipes.run import TrainingRun

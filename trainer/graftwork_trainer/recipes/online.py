@@ -4,31 +4,28 @@ again. `ppo.py` and `grpo.py` say what the steps go downhill on.
 
 import asyncio
 import json
-import math
 import random
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import torch
 from graftwork import AsyncClient
 from graftwork.status import InvalidFieldError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from graftwork_trainer.datasets import prompts
 from graftwork_trainer.datasets.prompts import Prompt
-from graftwork_trainer.errors import TrainerError
 from graftwork_trainer.methods.attach import AttachedAdapter, attach_initial
 from graftwork_trainer.recipes.common import attach, torch_threads
-from graftwork_trainer.recipes.hyperparameters import Hyperparameters
+from graftwork_trainer.recipes.experience import Algorithm, Experience, figures
+from graftwork_trainer.recipes.learner import Learner, NothingToLearn
 from graftwork_trainer.recipes.online_state import OnlineState, load_state, save_state
 from graftwork_trainer.recipes.options import OnlineOptions
-from graftwork_trainer.recipes.policy import AnswerTokens, Seen, look, look_at_all
+from graftwork_trainer.recipes.policy import AnswerTokens, look_at_all
 from graftwork_trainer.recipes.run import (
     TrainingProgress,
     TrainingRun,
@@ -39,21 +36,11 @@ from graftwork_trainer.recipes.tokenization import read_lines
 from graftwork_trainer.rewards.reward import Reward, Unscored
 from graftwork_trainer.rewards.settings import build_reward
 from graftwork_trainer.rl.kl_controller import AdaptiveKl
-from graftwork_trainer.rl.losses import PolicyLoss, kl_k1, kl_k3, sampler_weights
-from graftwork_trainer.rl.masked import masked_mean, masked_sum
-from graftwork_trainer.rollouts import RolloutBatch, RolloutSampler, RolloutSettings
-
-HISTORY_FILE = "rollouts.json"
+from graftwork_trainer.rl.losses import sampler_weights
+from graftwork_trainer.rl.masked import masked_sum
+from graftwork_trainer.rollouts import HISTORY_FILE, RolloutBatch, RolloutSampler, RolloutSettings
 
 _MAX_IDLE = 5
-_ADAM_EPSILON = 1e-5  # detail 3 of Huang et al., "The 37 implementation details of PPO" (2022)
-
-
-class NothingToLearn(TrainerError):
-    """All answers are worth the same, or none could be judged."""
-
-    code = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "NOTHING_TO_LEARN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,48 +53,6 @@ class ServingAccess:
     task: str  # of the rollouts
     initial_version: str = ""  # "name@version" of `TrainingRun.initial`
     metadata: dict[str, str] = field(default_factory=dict)  # credentials
-
-
-@dataclass(frozen=True, slots=True)
-class Experience:
-    """The answers of one iteration, as the policy that gave them sees them; no gradients."""
-
-    answers: AnswerTokens
-    groups: Tensor  # (answers,) int64
-    scores: Tensor  # (answers,) float32
-    old: Seen
-    reference_logprobs: Tensor  # (answers, longest)
-    weights: Tensor  # (answers, longest): from the engine's policy to ours
-    kl_coefficient: float
-
-    @property
-    def mask(self) -> Tensor:
-        return self.answers.mask
-
-    @property
-    def kl(self) -> Tensor:
-        """(answers, longest): estimated divergence from the reference at each token."""
-        return kl_k1(self.old.logprobs, self.reference_logprobs)
-
-
-class Algorithm(ABC):
-    """What differs between PPO, GRPO and RLOO."""
-
-    value_head: nn.Module | None = None
-
-    @abstractmethod
-    def prepare(self, experience: Experience) -> dict[str, Tensor]:
-        """What the loss needs of all answers, such as advantages: (answers, ...) each."""
-
-    @abstractmethod
-    def loss(
-        self, seen: Seen, experience: Experience, rows: Tensor, prepared: dict[str, Tensor]
-    ) -> tuple[Tensor, PolicyLoss]:
-        """Of the answers `rows` (n,) int64, which `seen` is of, cut to the longest of them."""
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """Of the optimizer, beside the adapter's."""
-        return []
 
 
 def train_online(
@@ -149,21 +94,8 @@ class _OnlineTraining:
                 "method", f"{self._adapter.method.peft_type} does not learn from rewards: take LORA"
             )
         self._reference = _reference(run)
-        self._trained = nn.ModuleList([self._adapter.model])
-        if algorithm.value_head is not None:
-            self._trained.append(algorithm.value_head)
-        rate = parameters.learning_rate or self._adapter.method.learning_rate / 5
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self._adapter.model.parameters() if p.requires_grad]},
-                *algorithm.parameter_groups(),
-            ],
-            lr=rate,
-            eps=_ADAM_EPSILON,
-            weight_decay=parameters.weight_decay,
-        )
-        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
-        found = load_state(run.checkpoints_folder, self._trained, self._optimizer)
+        self._learner = Learner(run, options, self._adapter, algorithm)
+        found = load_state(run.checkpoints_folder, self._learner.trained, self._learner.optimizer)
         self._state = found or OnlineState(kl_coefficient=options.kl_coefficient)
 
     async def train(self) -> None:
@@ -213,19 +145,21 @@ class _OnlineTraining:
         experience = self._experience(answers, scores)
         if bool((scores - scores[0]).abs().max() <= 1e-6):
             state.num_idle += 1
-            figures: dict[str, float] = {}
+            steps: dict[str, float] = {}
         else:
             state.num_idle = 0
-            figures = self._learn(experience)
+            steps = self._learner.learn(experience, state.iteration)
             state.has_moved = True
             await self._upload(sampler)
         self._steer_kl(experience)
         state.iteration += 1
         state.tokens += answers.num_tokens
         state.seconds += time.monotonic() - begun
-        metrics = _metrics(experience, batch, skipped) | figures
+        metrics = figures(experience, batch, skipped) | steps
         state.history.append(metrics)
-        save_state(self._run.checkpoints_folder, state, self._trained, self._optimizer)
+        save_state(
+            self._run.checkpoints_folder, state, self._learner.trained, self._learner.optimizer
+        )
         self._report(metrics)
 
     def _next_prompts(self) -> list[Prompt]:
@@ -267,53 +201,6 @@ class _OnlineTraining:
             answers, groups, scores, old, reference.logprobs, weights, self._state.kl_coefficient
         )
 
-    def _learn(self, experience: Experience) -> dict[str, float]:
-        """The passes over the answers; ends early where the policy has gone far enough."""
-        parameters = self._run.hyperparameters
-        prepared = self._algorithm.prepare(experience)
-        share = _rate_share(parameters, self._state.iteration, self._options.iterations)
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * share
-        order = random.Random(f"{parameters.seed}/{self._state.iteration}")  # noqa: S311
-        sums, num_steps = Counter[str](), 0
-        self._adapter.model.train()
-        size = parameters.batch_size * parameters.gradient_accumulation
-        for _ in range(math.ceil(parameters.epochs)):
-            places = order.sample(range(len(experience.answers)), len(experience.answers))
-            for start in range(0, len(places), size):
-                step = self._step(experience, prepared, places[start : start + size])
-                sums.update(step)
-                num_steps += 1
-                if step["policy_kl"] > self._options.stop_kl:
-                    return {name: value / num_steps for name, value in sums.items()}
-        return {name: value / num_steps for name, value in sums.items()}
-
-    def _step(
-        self, experience: Experience, prepared: dict[str, Tensor], places: Sequence[int]
-    ) -> dict[str, float]:
-        """One optimizer step on the answers at `places`."""
-        parameters = self._run.hyperparameters
-        totals = Counter[str]()
-        self._optimizer.zero_grad()
-        for start in range(0, len(places), parameters.batch_size):
-            part = places[start : start + parameters.batch_size]
-            share = len(part) / len(places)
-            rollouts = [experience.answers.rollouts[place] for place in part]
-            seen = look(self._adapter.base, AnswerTokens.of(rollouts), self._algorithm.value_head)
-            loss, policy = self._algorithm.loss(seen, experience, torch.tensor(part), prepared)
-            (loss * share).backward()
-            totals.update(
-                loss=loss.item() * share,
-                clip_fraction=policy.clip_fraction * share,
-                policy_kl=policy.approximate_kl * share,
-            )
-        trained = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, parameters.max_gradient_norm)
-        if not torch.isfinite(norm):
-            raise NothingToLearn("the gradient is not finite: lower the learning rate")
-        self._optimizer.step()
-        return {**totals, "gradient_norm": norm.item()}
-
     def _steer_kl(self, experience: Experience) -> None:
         target = self._options.kl_target
         if target is None or not self._state.kl_coefficient:
@@ -337,7 +224,7 @@ class _OnlineTraining:
                 total_steps=options.iterations,
                 epoch=state.iteration * options.prompts / len(self._prompts),
                 loss=metrics.get("loss", 0.0),
-                learning_rate=self._optimizer.param_groups[0]["lr"],
+                learning_rate=self._learner.learning_rate,
                 tokens_per_second=state.tokens / max(state.seconds, 1e-9),
                 remaining_s=left * state.seconds / state.iteration,
                 metrics={k: v for k, v in metrics.items() if k != "loss"},
@@ -366,48 +253,6 @@ class _OnlineTraining:
             },
         ).write(run.folder)
         self._adapter.save(run.adapter_folder, run.base.description.digest)
-
-
-def cut(tensor: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    """The rows of (answers, longest), as long as those of `like`."""
-    return tensor[rows][:, : like.shape[1]]
-
-
-def _metrics(
-    experience: Experience, batch: RolloutBatch, unscored: Counter[str]
-) -> dict[str, float]:
-    mask, scores = experience.mask, experience.scores
-    gap = experience.old.logprobs - experience.answers.sampler_logprobs
-    lengths = mask.sum(dim=-1).float()
-    skipped = batch.skipped + unscored
-    return {
-        "reward": scores.mean().item(),
-        "reward_deviation": scores.std(unbiased=False).item(),
-        "kl": masked_sum(experience.kl, mask).mean().item(),  # nats for each answer
-        "kl_coefficient": experience.kl_coefficient,
-        "entropy": masked_mean(experience.old.entropy, mask).item(),
-        "length": lengths.mean().item(),
-        "truncated": batch.num_truncated / len(batch.rollouts),
-        # How far the engine's policy is from ours, which should be the same: per token.
-        "sampler_kl": masked_mean(kl_k3(torch.zeros_like(gap), gap), mask).item(),
-        "sampler_gap": masked_mean(gap.abs(), mask).item(),
-        "skipped": float(skipped.total()),
-        **{f"skipped_{reason}": float(number) for reason, number in skipped.items()},
-    }
-
-
-def _rate_share(parameters: Hyperparameters, iteration: int, total: int) -> float:
-    """Of the learning rate in an iteration, counted from 0: it rises, and then falls to zero just
-    past the last one, as the schedule has it."""
-    warmup = math.ceil(parameters.warmup * total)
-    if iteration < warmup:
-        return (iteration + 1) / (warmup + 1)
-    done = (iteration - warmup) / (total - warmup)
-    if parameters.schedule == "linear":
-        return 1 - done
-    if parameters.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1.0
 
 
 def _reference(run: TrainingRun) -> PreTrainedModel:

@@ -11,13 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from graftwork_trainer.recipes.online import (
-    Algorithm,
-    Experience,
-    ServingAccess,
-    cut,
-    train_online,
-)
+from graftwork_trainer.recipes.experience import Algorithm, Experience, cut
+from graftwork_trainer.recipes.online import ServingAccess, train_online
 from graftwork_trainer.recipes.options import PpoOptions
 from graftwork_trainer.recipes.policy import Seen
 from graftwork_trainer.recipes.run import TrainingRun
@@ -38,11 +33,11 @@ def train_ppo(run: TrainingRun, serving: ServingAccess, options: Mapping[str, An
 class _Ppo(Algorithm):
     def __init__(self, options: PpoOptions, head: ValueHead) -> None:
         self._options = options
-        self.value_head = head
+        self.value_head = self._head = head
 
-    def parameter_groups(self) -> list[dict[str, object]]:
-        head = self.value_head
-        return [{"params": list(head.parameters()), "lr": self._options.value_learning_rate}]
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rate = self._options.value_learning_rate
+        return [{"params": list(self._head.parameters()), "lr": rate}]
 
     def prepare(self, experience: Experience) -> dict[str, Tensor]:
         options, mask, values = self._options, experience.mask, experience.old.values

@@ -194,7 +194,7 @@ def _calibration(adapter: AttachedAdapter, rows: list[Row]) -> Mapping[str, floa
     confidence, is_won = margin.abs().sigmoid(), (margin > 0).float()
     bins = ((confidence - 0.5) * 2 * _CALIBRATION_BINS).long().clamp(max=_CALIBRATION_BINS - 1)
     error = 0.0
-    for number in bins.unique().tolist():
+    for number in set(bins.tolist()):
         of_bin = bins == number
         gap = (confidence[of_bin].mean() - is_won[of_bin].mean()).abs()
         error += float(gap * of_bin.float().mean())
