@@ -7,7 +7,6 @@ TrainerError                   errors.py
     ├── PolicyExists           ALREADY_EXISTS       a policy of this name is there
     ├── NoReport               FAILED_PRECONDITION  the job has not been evaluated
     ├── NothingToTrainOn       FAILED_PRECONDITION  the selection takes no example
-    ├── TrainingDisabled       FAILED_PRECONDITION  this server runs no jobs
     └── WrongTransition        INTERNAL             our own mistake: a final state left
 """
 
@@ -73,14 +72,6 @@ class NothingToTrainOn(JobError):
             "that it takes: submit feedback first, or widen the selection",
             field="spec.dataset.selection",
         )
-
-
-class TrainingDisabled(JobError):
-    code = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "TRAINING_DISABLED"
-
-    def __init__(self) -> None:
-        super().__init__("this server runs no training jobs: start it with training.enabled")
 
 
 class WrongTransition(JobError):
