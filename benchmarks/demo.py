@@ -1,6 +1,6 @@
 """The whole loop on real data: the base fails at SMS spam, people correct it, an adapter learns.
 
-    python -m benchmarks.demo [--corrections 1000]
+    python -m benchmarks.demo [--corrections 800]
 
 A server of its own runs as a user would start it; everything goes over gRPC. The last line is
 JSON: accuracy and F1 (of spam) on 400 messages that nobody corrected, `before` and `after`; how
@@ -205,7 +205,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
 
 
 async def run(folder: Path, num_corrections: int) -> dict[str, object]:
-    with running_process(folder / "data") as server:
+    with running_process(folder / "data", "--training-threads", "2") as server:
         async with AsyncClient(server.target) as client:
             await ready(client)
             demo = Demo(client)
@@ -214,7 +214,7 @@ async def run(folder: Path, num_corrections: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--corrections", type=int, default=1000)
+    parser.add_argument("--corrections", type=int, default=800)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(asyncio.run(run(Path(scratch), arguments.corrections))))
