@@ -11,12 +11,7 @@ import asyncio
 import json
 import os
 import random
-import re
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -29,6 +24,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
+
+from benchmarks.server_process import ServerProcess, pss_bytes, ready, running_process
 
 CONCURRENCY = 16
 ZIPF_EXPONENT = 1.0
@@ -53,14 +50,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         adapters = save_adapters(folder / "peft", arguments.adapters)
-        port = free_port()
-        process = start_server(folder, port, arguments.slots)
-        try:
-            outcome = asyncio.run(drive(port, process.pid, adapters, arguments.seconds))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            exit_code = process.wait(timeout=60)
-    print(json.dumps(summary(outcome, arguments.seconds) | {"exit_code": exit_code}))
+        options = [
+            *("--adapter-root", str(folder), "--adapters-device-slots", str(arguments.slots)),
+            *("--adapters-host-cache-bytes", "256MiB"),
+        ]
+        with running_process(folder / "data", *options) as server:
+            outcome = asyncio.run(drive(server, adapters, arguments.seconds))
+    print(json.dumps(summary(outcome, arguments.seconds)))
 
 
 def save_adapters(folder: Path, count: int) -> list[Path]:
@@ -92,19 +88,9 @@ def save_adapters(folder: Path, count: int) -> list[Path]:
     return folders
 
 
-def start_server(folder: Path, port: int, slots: int) -> subprocess.Popen[bytes]:
-    command = [
-        *(str(Path(sys.executable).with_name("graftwork")), "serve", "--port", str(port)),
-        *("--metrics-port", str(free_port()), "--data-dir", str(folder / "data")),
-        *("--adapter-root", str(folder), "--adapters-device-slots", str(slots)),
-        *("--adapters-host-cache-bytes", "256MiB"),
-    ]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-async def drive(port: int, pid: int, adapters: list[Path], seconds: float) -> Outcome:
+async def drive(server: ServerProcess, adapters: list[Path], seconds: float) -> Outcome:
     outcome = Outcome()
-    async with AsyncClient(f"127.0.0.1:{port}") as client:
+    async with AsyncClient(server.target) as client:
         await ready(client)
         started = time.monotonic()
         for index, folder in enumerate(adapters):
@@ -113,7 +99,7 @@ async def drive(port: int, pid: int, adapters: list[Path], seconds: float) -> Ou
             f"registered {len(adapters)} adapters in {time.monotonic() - started:.1f} s", flush=True
         )
         end = time.monotonic() + seconds
-        watching = asyncio.create_task(watch_memory(pid, seconds, outcome))
+        watching = asyncio.create_task(watch_memory(server.pid, seconds, outcome))
         await asyncio.gather(
             *(
                 request_until(client, end, len(adapters), seed, outcome)
@@ -122,17 +108,6 @@ async def drive(port: int, pid: int, adapters: list[Path], seconds: float) -> Ou
         )
         await watching
     return outcome
-
-
-async def ready(client: AsyncClient) -> None:
-    for _ in range(300):
-        try:
-            await client.model()
-        except Exception:  # noqa: BLE001 - not up yet
-            await asyncio.sleep(0.2)
-        else:
-            return
-    raise TimeoutError("the server did not come up")
 
 
 async def request_until(
@@ -169,13 +144,6 @@ async def watch_memory(pid: int, seconds: float, outcome: Outcome) -> None:
         await asyncio.sleep(2)
 
 
-def pss_bytes(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 def summary(outcome: Outcome, seconds: float) -> dict[str, object]:
     """Growth compares the means of the 20 seconds at either end of the last two minutes (of the
     last two thirds of a shorter run)."""
@@ -195,12 +163,6 @@ def summary(outcome: Outcome, seconds: float) -> dict[str, object]:
         "pss_mib": round(statistics.mean(late) / 2**20, 1),
         "pss_growth_percent": round(growth * 100, 2),
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
