@@ -1,6 +1,6 @@
 """The whole loop on real data: the base fails at SMS spam, people correct it, an adapter learns.
 
-    python -m benchmarks.demo [--corrections 800]
+    python -m benchmarks.demo [--corrections 1000]
 
 A server of its own runs as a user would start it; everything goes over gRPC. The last line is
 JSON: accuracy and F1 (of spam) on 400 messages that nobody corrected, `before` and `after`; how
@@ -214,7 +214,7 @@ async def run(folder: Path, num_corrections: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--corrections", type=int, default=800)
+    parser.add_argument("--corrections", type=int, default=1000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(asyncio.run(run(Path(scratch), arguments.corrections))))

@@ -127,4 +127,7 @@ class WorkerLauncher:
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONUNBUFFERED": "1",
+            # What one step frees, the next one takes again: kept, it needs no new pages.
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(2**34),
         }
