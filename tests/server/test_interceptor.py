@@ -66,19 +66,25 @@ class Harness:
     def __init__(self):
         self.draining = False
         self.codes = []
+        self._another = asyncio.Event()
         self.generation_servicer = FakeGeneration()
 
     async def counted(self, number):
         """What was counted once `number` calls were, which may be after their answers came."""
         async with asyncio.timeout(5):
             while len(self.codes) < number:
-                await asyncio.sleep(0.01)
+                self._another.clear()
+                await self._another.wait()
         return self.codes
+
+    def _count(self, method, code):
+        self.codes.append((method, code))
+        self._another.set()
 
     @contextlib.asynccontextmanager
     async def running(self):
         interceptor = StatusInterceptor(
-            observe_rpc=lambda method, code: self.codes.append((method, code)),
+            observe_rpc=self._count,
             is_draining=lambda: self.draining,
         )
         server = grpc.aio.server(interceptors=[interceptor])

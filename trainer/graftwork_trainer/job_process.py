@@ -49,7 +49,7 @@ def run_job(folder: Path, output: TextIO) -> None:
         with Client(order.server, timeout=_CALL_TIMEOUT_S) as client:
             tell(JobPhases(order, spec, folder, client=client, tell=tell, stop=stop).run())
     except (GraftworkError, WireError) as error:
-        if error.code not in _PERMANENT:
+        if error.code not in _PERMANENT or error.retry_after_s is not None:
             raise
         tell(Failed(error.message))
     except ModuleNotFoundError as error:

@@ -21,12 +21,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class PhaseState:
-    """Each field is set once, when its phase has come so far."""
+    """Each field is set when its phase has come so far; `verdict` is cleared where another version
+    went live meanwhile."""
 
     snapshot: str = ""  # digest
     trials: tuple[Trial, ...] = ()
     chosen: Mapping[str, Any] | None = None  # values that the search found best
     version: str = ""  # "name@version" of the candidate
+    verdict: Mapping[str, Any] | None = None  # of the gate: passed, message, incumbent
     canary: Mapping[str, Any] | None = None  # written before its traffic is shared
     durations_s: Mapping[str, float] = field(default_factory=dict)  # by phase, of all attempts
 

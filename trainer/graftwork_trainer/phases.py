@@ -11,11 +11,11 @@ repeated after a crash and then goes on, or finds that it is done.
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 from graftwork import Client
@@ -78,14 +78,19 @@ class JobPhases:
                 self._search(snapshot)
         with self._phase("training"):
             adapter = self._train(snapshot)
-        with self._phase("evaluation"):
-            version = self._upload(adapter)
-            result = self._evaluate(snapshot, version)
-        if not result.passed:
-            return events.Finished(JobState.REFUSED, result.message)
+        while True:
+            with self._phase("evaluation"):
+                version = self._upload(adapter)
+                verdict = self._verdict(snapshot, version)
+            if not verdict["passed"]:
+                return events.Finished(JobState.REFUSED, verdict["message"])
+            if self._live() in (verdict["incumbent"], version):
+                break
+            self._file.update(verdict=None)  # another version went live: is it better than that?
         with self._phase("promotion"):
+            self._stop.hold()
             canary = self._promote(version)
-        return events.Finished(JobState.SUCCEEDED, result.message, canary)
+        return events.Finished(JobState.SUCCEEDED, verdict["message"], canary)
 
     def _snapshot(self) -> Snapshot:
         root, dataset = Path(self._order.snapshots), self._spec.dataset
@@ -143,6 +148,26 @@ class JobPhases:
             self._file.update(version=version.selector)
         self._tell(events.Version(self._file.state.version))
         return self._file.state.version
+
+    def _verdict(self, snapshot: Snapshot, version: str) -> Mapping[str, Any]:
+        """The gate's, the same in every attempt: once the candidate is live, there is no incumbent
+        left to compare it with."""
+        if self._file.state.verdict is None:
+            incumbent = self._live()
+            result = self._evaluate(snapshot, version)
+            self._file.update(
+                verdict={
+                    "passed": result.passed,
+                    "message": result.message,
+                    "incumbent": incumbent,
+                }
+            )
+        return self._file.state.verdict or {}
+
+    def _live(self) -> str:
+        """ "name@version", or "" where no version is live."""
+        live = self._client.adapters.get(self._spec.adapter).live_version
+        return f"{self._spec.adapter}@{live}" if live else ""
 
     def _evaluate(self, snapshot: Snapshot, version: str) -> GateResult | RewardGateResult:
         def progress(done: int, total: int) -> None:

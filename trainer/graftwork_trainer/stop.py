@@ -34,6 +34,10 @@ class Stop:
         if self._asked:
             raise SystemExit(EXIT_STOPPED)
 
+    def hold(self) -> None:
+        """What follows is short and must not be left half done: SIGTERM no longer ends it."""
+        self._waiting = True
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._asked = True
         if not self._waiting:

@@ -1,7 +1,6 @@
 """Builds what runs training jobs inside the server's process, starts it, and stops it in order."""
 
 import asyncio
-import contextlib
 import functools
 import shutil
 import tempfile
@@ -141,8 +140,7 @@ class Training:
         """Ends the worker, whose job the next server goes on with."""
         for loop in self._loops:
             loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loop
+        await asyncio.gather(*self._loops, return_exceptions=True)
         await self._supervisor.stop()
         await self._client.close()
 

@@ -93,6 +93,8 @@ class CanaryWatcher:
                 await self.tick()
             except (WireError, GraftworkError) as error:
                 logger.warning("canaries wait: %s", error)
+            except Exception:
+                logger.exception("canaries wait: a defect")
             # Where reading is slow, it is done seldom.
             await asyncio.sleep(max(self._interval_s, 10 * (time.monotonic() - began)))
 
@@ -113,7 +115,7 @@ class CanaryWatcher:
             on_canary.bad,
             CanarySpec(draft.feedback, draft.tolerance),
         )
-        if decision.verdict is CanaryVerdict.WAIT:
+        if decision.verdict is CanaryVerdict.WAIT or not self._is_on(draft):
             return
         goes_live = decision.verdict is CanaryVerdict.PROMOTE
         await self._updates.update(
@@ -132,7 +134,8 @@ class CanaryWatcher:
             adapter: AdapterRecord = self._adapters.get_adapter(draft.adapter)
         except UnknownAdapter:
             return False
-        return {share.version for share in adapter.traffic_split} == {
+        shared = {share.version for share in adapter.traffic_split}
+        return adapter.live_version == draft.incumbent and shared == {
             draft.version,
             draft.incumbent,
         }

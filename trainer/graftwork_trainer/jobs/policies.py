@@ -45,6 +45,8 @@ class PolicyRunner:
                 await self.tick()
             except WireError as error:  # the database does not answer now
                 logger.warning("training policies wait: %s", error)
+            except Exception:
+                logger.exception("training policies wait: a defect")
             # Where counting is slow, it is done seldom.
             await asyncio.sleep(max(self._interval_s, 10 * (time.monotonic() - began)))
 
@@ -83,6 +85,8 @@ class PolicyRunner:
         request = MutationRequest(str(uuid.uuid5(_NAMESPACE, key)), "")
         job = await self._creator.create(spec, policy=policy.name, request=request)
         began_ns = job.spec.dataset.selection.before.ToNanoseconds()
+        # As it is now: someone may have changed it meanwhile.
+        policy = await self._creator.off_loop(self._policies.get, policy.name)
         await self._creator.off_loop(
             self._policies.started, policy.name, job.id, next_spec(policy, began_ns)
         )

@@ -86,6 +86,7 @@ class WorkerProcess:
     async def wait(self) -> str:
         """Waits for the end; says how it came, with the last lines of the log where it failed."""
         code = await self._process.wait()
+        self.kill()  # what it may have started keeps its output open
         await self._logging
         if code == 0:
             return "ended without a result"

@@ -47,13 +47,14 @@ class JobRun:
         self._tell = tell
         self._clock = clock
         self._began = clock()
+        self._earlier_s = job.run_time_s  # `job` is renewed by each attempt, with its time in it
         self._written = float("-inf")
         self._stop = asyncio.get_running_loop().create_future()
 
     @property
     def run_time_s(self) -> float:
         """Of all attempts."""
-        return self.job.run_time_s + self._clock() - self._began
+        return self._earlier_s + self._clock() - self._began
 
     def state_to_write(self) -> dict[str, Any]:
         """Arguments of `JobStore.record`."""
@@ -89,7 +90,11 @@ class JobRun:
         ]
         ended = asyncio.create_task(process.wait())
         try:
-            await asyncio.wait([ended, self._stop], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ended, self._stop, tasks[0]], return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():  # it has closed its output, or what it tells is lost
+                await asyncio.wait(
+                    [ended, self._stop], timeout=GRACE_S, return_when=asyncio.FIRST_COMPLETED
+                )
             if not ended.done():
                 await process.stop(GRACE_S)
             how = await ended

@@ -150,7 +150,8 @@ class JobStore:
                 "attempt": _JOBS.c.attempt + 1,
                 "message": "",
             }
-            _change(connection, row["id"], JobState.QUEUED, changes)
+            if not _change(connection, row["id"], JobState.QUEUED, changes):
+                return None  # another server on this database took it
             return _get(connection, row["id"])
 
     def start_again(self, job_id: str, message: str) -> JobRecord:

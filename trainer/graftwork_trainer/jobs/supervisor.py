@@ -174,14 +174,17 @@ class Supervisor:
     async def _end(self, run: JobRun, step: End | Requeue) -> None:
         job_id = run.job.id
         await self._persist(self._store.record, job_id, **run.state_to_write())
-        if run.version and not run.is_linked:
-            await self._persist(self._links.record, run.version, run.snapshot)
         if isinstance(step, Requeue):
             await self._persist(self._store.requeue, job_id, step.message)
             return
         await self._persist(
             self._store.finish, job_id, step.state, step.message, canary=step.canary
         )
+        if run.version and not run.is_linked:  # what is live is so, whatever becomes of the note
+            try:
+                await self._persist(self._links.record, run.version, run.snapshot)
+            except (WireError, OSError):
+                logger.exception("what %s was trained on is not noted", run.version)
         if step.state in (JobState.SUCCEEDED, JobState.REFUSED):
             self._observer.count_gate_verdict(
                 "passed" if step.state is JobState.SUCCEEDED else "refused"
@@ -196,7 +199,7 @@ class Supervisor:
             if run.version and not run.is_linked:
                 await self._off_loop(self._links.record, run.version, run.snapshot)
                 run.is_linked = True
-        except WireError as error:
+        except (WireError, OSError) as error:
             logger.warning("progress of training job %s is not kept: %s", run.job.id, error)
 
     def _tell(self, run: JobRun) -> None:

@@ -174,8 +174,7 @@ class Writer:
     def _take_generations(self) -> list[pb.Generation]:
         with self._wake:
             taken = list(self._generations)
-            self._generations.clear()
-            self._num_bytes = 0
+            self._generations.clear()  # their bytes count until they are written
         return taken
 
     def _write(self, changes: Sequence[_Waiting]) -> None:
@@ -192,7 +191,7 @@ class Writer:
             logger.exception("a transaction of the journal failed")
             self._write_apart(generations, changes)
         else:
-            self._written(len(generations))
+            self._written(generations)
             for waiting, result in zip(changes, results, strict=True):
                 waiting.future.set_result(result)
 
@@ -216,8 +215,9 @@ class Writer:
             except Exception:
                 logger.exception("generation %s cannot be written", generation.id)
                 self._observer.count_journal_generations("failed", 1)
+                self._release([generation])
             else:
-                self._written(1)
+                self._written([generation])
         for waiting in changes:
             try:
                 (result,) = self._transact([], [waiting])
@@ -233,15 +233,19 @@ class Writer:
             return
         with self._wake:
             self._generations.extendleft(reversed(generations))
-            self._num_bytes += sum(generation.ByteSize() for generation in generations)
             self._retry_at = time.monotonic() + RETRY_S
             length = len(self._generations)
         self._observer.set_journal_queue(length)
 
-    def _written(self, number: int) -> None:
-        if number:
-            self._observer.count_journal_generations("written", number)
+    def _written(self, generations: Sequence[pb.Generation]) -> None:
+        if generations:
+            self._release(generations)
+            self._observer.count_journal_generations("written", len(generations))
             self._observer.set_journal_queue(len(self._generations))
+
+    def _release(self, generations: Sequence[pb.Generation]) -> None:
+        with self._wake:
+            self._num_bytes -= sum(generation.ByteSize() for generation in generations)
 
     def _run_idle(self) -> None:
         if time.monotonic() < self._idle_at:
