@@ -196,6 +196,14 @@ async def test_a_canary_whose_traffic_was_moved_is_left_alone(bench: Bench, spli
     assert "no canary any more" in bench.jobs.get(bench.job_id).message
 
 
+async def test_a_version_that_someone_made_live_meanwhile_stays_live(bench: Bench):
+    bench.adapters.live = 7  # the split is as it was
+    bench.feedback.items += [on(CANARY, thumbs=pb.THUMBS_DOWN) for _ in range(9)]
+    await bench.watcher.tick()
+    assert (bench.adapters.calls, bench.adapters.live) == ([], 7)
+    assert bench.canaries.waiting() == []
+
+
 async def test_a_changed_share_goes_on(bench: Bench):
     bench.adapters.split = {INCUMBENT: 50, CANARY: 50}
     await bench.watcher.tick()
