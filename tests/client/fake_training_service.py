@@ -56,6 +56,8 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         self.server.enter("WatchTrainingJob", request, context)
         job = self.jobs[request.id]
         yield pb.WatchTrainingJobResponse(job=job)
+        if job.state == self.end_state:
+            return
         job.state = pb.JOB_STATE_RUNNING
         job.start_time.CopyFrom(self.server.create_time)
         job.progress.CopyFrom(
