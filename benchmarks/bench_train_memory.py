@@ -22,6 +22,8 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks.server_process import pss_bytes
+
 SIDES = ("server", "graftwork", "trl")
 _READY = "ready"
 
@@ -105,10 +107,9 @@ def largest_while_training(arguments: argparse.Namespace, side: str, server: int
 def pss(pid: int) -> int:
     """Proportional set size in bytes; 0 once the process is gone."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return pss_bytes(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
 
 
 def run_side(arguments: argparse.Namespace) -> None:

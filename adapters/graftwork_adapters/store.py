@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from graftwork_adapters.durable import sync
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
 from graftwork_adapters.folder import ALL_FILES, check_complete, check_filename, digest_of
 from graftwork_adapters.limits import AdapterLimits
@@ -52,7 +53,7 @@ class ImmutableStore:
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (self._versions, self._ephemeral, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(root)
+        sync(root)
 
     def close(self) -> None:
         """Lets another process open the store; idempotent."""
@@ -109,7 +110,7 @@ class ImmutableStore:
         except FileNotFoundError:
             pass
         else:
-            _sync_folder(self._versions)
+            sync(self._versions)
         shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -189,7 +190,7 @@ class Staging:
                     raise InvalidArtifact(f"{filename} is empty")
             check_complete(self._sizes)
             if self._durable:
-                _sync_folder(self.folder)
+                sync(self.folder)
             return self._digest()
 
     def commit(self) -> None:
@@ -208,7 +209,7 @@ class Staging:
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._closed = True
             if self._durable:
-                _sync_folder(self._versions)
+                sync(self._versions)
 
     def discard(self) -> None:
         """Removes what was written, unless it is committed; may be called twice."""
@@ -263,11 +264,3 @@ def _disk_errors() -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull from error
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

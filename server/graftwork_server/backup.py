@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from graftwork_adapters.durable import sync
 from graftwork_adapters.folder import digest_of
 
 from graftwork_server import postgresql_dump
@@ -66,7 +67,7 @@ def back_up(settings: Settings, target: Path, progress: Progress) -> None:
             except FileNotFoundError:
                 continue  # a version was deleted while it was read
             os.link(part, target)  # unlike a rename, this replaces nothing
-            _sync_folder(target.parent)
+            sync(target.parent)
             return
     raise BackupError("versions were deleted while the backup was made: try again")
 
@@ -91,7 +92,7 @@ def restore(settings: Settings, source: Path, progress: Progress) -> None:
             if (folder / TRAINING).exists():
                 (folder / TRAINING).rename(data / TRAINING)
             (folder / REGISTRY).rename(_registry_path(settings))
-            _sync_folder(data)
+            sync(data)
 
 
 def _write(
@@ -129,7 +130,7 @@ def _write(
                 archive.addfile(_entry(name, size), content)
             done += size
             progress(done, total)
-    _sync_file(part)
+    sync(part)
 
 
 def _training_files(folder: Path) -> dict[str, Path]:
@@ -286,16 +287,3 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode, entry.mtime = size, 0o600, int(time.time())
     return entry
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ kernels read whole cache lines.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from graftwork_adapters.base_file.description import (
     WEIGHTS_FILE,
     BaseFileDescription,
 )
+from graftwork_adapters.durable import sync
 
 LINE = 64  # bytes of a cache line
 _DTYPES = {
@@ -57,11 +57,11 @@ def write_base(
         for path in [*draft.iterdir(), draft]:
             if path.is_file():
                 path.chmod(0o444)
-            _sync(path)
+            sync(path)
         draft.chmod(0o755)
         if not folder.exists():
             draft.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -91,11 +91,3 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 def _alignment(num_bytes: int) -> int:
     """The largest power of two up to a line that divides the size."""
     return min(LINE, num_bytes & -num_bytes) if num_bytes else LINE
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

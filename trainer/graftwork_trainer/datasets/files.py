@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from graftwork_adapters.durable import sync
+
 from graftwork_trainer.errors import DatasetDiskFull
 
 
@@ -25,7 +27,7 @@ def write_once(path: Path, data: bytes) -> None:
             except BaseException:
                 staged.unlink(missing_ok=True)
                 raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -39,7 +41,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync_folder(staged)
+            sync(staged)
             try:
                 staged.rename(path)
             except OSError as error:
@@ -47,7 +49,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
                     raise
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -58,11 +60,3 @@ def disk_errors() -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DatasetDiskFull from error
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
