@@ -24,7 +24,7 @@ COPY adapters adapters
 COPY server server
 COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/graftwork/bin/pip install --constraint constraints.txt '.[server]'
+    /opt/graftwork/bin/pip install --constraint constraints.txt '.[server,train]'
 
 FROM python:${PYTHON_VERSION}-slim
 # The CPU kernels are compiled at the first start, for the very processor they then run on, and
