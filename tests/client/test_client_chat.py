@@ -1,6 +1,7 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner, Result
@@ -131,6 +132,15 @@ def test_a_failed_turn_is_forgotten(server: FakeServer, talk) -> None:
     assert turns(server.requests_of(pb.GenerateRequest)[1]) == [("user", "two")]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as at a terminal: a process that a script started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_answer_not_the_chat(server: FakeServer, talk) -> None:
     server.endless = True
     server.token_delay_s = 0.02
