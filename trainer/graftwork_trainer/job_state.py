@@ -29,7 +29,7 @@ class PhaseState:
     chosen: Mapping[str, Any] | None = None  # values that the search found best
     version: str = ""  # "name@version" of the candidate
     verdict: Mapping[str, Any] | None = None  # of the gate: passed, message, incumbent
-    canary: Mapping[str, Any] | None = None  # written before its traffic is shared
+    canary: Mapping[str, Any] | None = None  # the same in every attempt
     durations_s: Mapping[str, float] = field(default_factory=dict)  # by phase, of all attempts
 
 

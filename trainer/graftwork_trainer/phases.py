@@ -5,7 +5,7 @@ repeated after a crash and then goes on, or finds that it is done.
     search       trials -> hyperparameters, where the job wants that
     training     the snapshot -> an adapter's folder
     evaluation   upload as a version that is not live -> the gate's verdict and report
-    promotion    what passed goes live, or gets a share of the traffic
+    promotion    what passed goes live, or is to get a share of the traffic
 """
 
 import json
@@ -216,29 +216,21 @@ class JobPhases:
         )
 
     def _promote(self, version: str) -> CanaryDraft | None:
+        """Makes the candidate live, or returns the canary that it is to be: the server shares its
+        traffic once it is noted as one."""
         name, _, number = version.partition("@")
         promotion = self._spec.promotion
         if promotion.mode is PromotionMode.NONE:
             return None
-        canary = self._canary(int(number)) if promotion.mode is PromotionMode.CANARY else None
-        if canary is None:
-            self._client.adapters.update(
-                name,
-                live_version=int(number),
-                traffic_split={},
-                request_id=self._request_id("live"),
-            )
-            return None
+        if promotion.mode is PromotionMode.CANARY and (canary := self._canary(int(number))):
+            return canary
         self._client.adapters.update(
             name,
-            live_version=canary.incumbent,
-            traffic_split={
-                canary.incumbent: 100 - promotion.canary_percent,
-                canary.version: promotion.canary_percent,
-            },
-            request_id=self._request_id("canary"),
+            live_version=int(number),
+            traffic_split={},
+            request_id=self._request_id("live"),
         )
-        return canary
+        return None
 
     def _canary(self, version: int) -> CanaryDraft | None:
         """What is to be watched, the same in every attempt; None without a live version, when
@@ -252,6 +244,7 @@ class JobPhases:
                 adapter=self._spec.adapter,
                 version=version,
                 incumbent=live,
+                percent=promotion.canary_percent,
                 feedback=promotion.canary_feedback,
                 tolerance=promotion.canary_tolerance,
                 start_time_ns=time.time_ns(),

@@ -88,11 +88,23 @@ class Training:
             snapshots=datasets,
             methods=methods,
         )
+        self._client = AsyncClient(self.target)
+        self._canaries = CanaryWatcher(
+            canaries=CanaryStore(journal.database),
+            jobs=store,
+            adapters=adapters,
+            feedback=JournalFeedback(journal),
+            updates=self._client.adapters,
+            count=metrics.count_canary,
+            off_loop=self._off_loop,
+            interval_s=settings.check_interval_s,
+        )
         self._supervisor = Supervisor(
             store,
             folders,
             launcher,
             TrainingLinks(journal, datasets),
+            self._canaries,
             executor=self._executor,
             observer=metrics,
         )
@@ -107,17 +119,6 @@ class Training:
         parts = TrainingParts(store, policies, self._supervisor, folders, creator)
         self._servicer = TrainingServicer(parts, self._executor)
         self._policies = PolicyRunner(policies, creator, interval_s=settings.check_interval_s)
-        self._client = AsyncClient(self.target)
-        self._canaries = CanaryWatcher(
-            canaries=CanaryStore(journal.database),
-            jobs=store,
-            adapters=adapters,
-            feedback=JournalFeedback(journal),
-            updates=self._client.adapters,
-            count=metrics.count_canary,
-            off_loop=self._off_loop,
-            interval_s=settings.check_interval_s,
-        )
         self._loops: list[asyncio.Task[None]] = []
 
     def add_to(self, server: grpc.aio.Server) -> list[str]:

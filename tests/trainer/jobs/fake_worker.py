@@ -77,7 +77,7 @@ def act(word: str, folder: Path, attempt: int) -> None:
         case "refuse":
             tell(Finished(JobState.REFUSED, "accuracy 0.4 is below 0.9"))
         case "canary":
-            tell(Finished(JobState.SUCCEEDED, "", CanaryDraft("poet", 2, 1, 20, 0.1, 7)))
+            tell(Finished(JobState.SUCCEEDED, "", CanaryDraft("poet", 2, 1, 10, 20, 0.1, 7)))
         case "fail":
             tell(Failed("dataset too small"))
         case _:

@@ -1,7 +1,8 @@
 """Canaries: what feedback says of them, and what follows."""
 
+import contextlib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from graftwork_trainer.datasets.judged import Judged
 from graftwork_trainer.jobs.canaries import CanaryWatcher
 from graftwork_trainer.jobs.canary_feedback import Tally, tally
 from graftwork_trainer.jobs.policy_store import CanaryStore
-from graftwork_trainer.jobs.records import CanaryDraft
+from graftwork_trainer.jobs.records import CanaryDraft, CanaryRecord
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.journal.database import Database
@@ -21,6 +22,7 @@ from graftwork_trainer.journal.database import Database
 from tests.trainer.jobs.queue import ids, spec_of
 
 CANARY, INCUMBENT = 2, 1
+DRAFT = CanaryDraft("poet", CANARY, INCUMBENT, 10, 6, 0.1, 77)
 
 
 def generation(version: int, completion: str = "ham", *, adapter: str = "poet", **fields: Any):
@@ -102,6 +104,7 @@ class FakeAdapters:
     split: dict[int, int] = field(default_factory=lambda: {INCUMBENT: 90, CANARY: 10})
     live: int = INCUMBENT
     calls: list[str] = field(default_factory=list)
+    before_update: Callable[[], None] = lambda: None
 
     def get_adapter(self, name: str) -> AdapterRecord:
         if name != "poet":
@@ -110,8 +113,10 @@ class FakeAdapters:
         return AdapterRecord(name, self.live, shares, False, 0, 0)
 
     async def update(self, name, *, live_version=None, traffic_split=None, request_id=None):
-        self.live, self.split = live_version, dict(traffic_split)
-        self.calls.append(request_id)
+        self.before_update()
+        if request_id not in self.calls:
+            self.live, self.split = live_version, dict(traffic_split)
+            self.calls.append(request_id)
 
 
 @dataclass
@@ -140,8 +145,8 @@ def bench(database: Database) -> Bench:
     jobs, canaries = JobStore(database, ids()), CanaryStore(database)
     job = jobs.create(spec_of())
     jobs.claim()
-    draft = CanaryDraft("poet", CANARY, INCUMBENT, 6, 0.1, 77)
-    jobs.finish(job.id, JobState.SUCCEEDED, canary=draft)
+    canaries.begin(CanaryRecord(job.id, DRAFT))
+    jobs.finish(job.id, JobState.SUCCEEDED)
     adapters, feedback, decisions = FakeAdapters(), FakeFeedback(), []
 
     async def off_loop(function, *args, **kwargs):
@@ -208,3 +213,46 @@ async def test_a_changed_share_goes_on(bench: Bench):
     bench.adapters.split = {INCUMBENT: 50, CANARY: 50}
     await bench.watcher.tick()
     assert len(bench.canaries.waiting()) == 1
+
+
+async def test_a_canary_is_noted_before_it_gets_traffic(bench: Bench):
+    job = CanaryRecord(bench.jobs.create(spec_of()).id, DRAFT)
+    noted = []
+    bench.adapters.before_update = lambda: noted.append(bench.canaries.waiting())
+    await bench.watcher.begin(job)
+    await bench.watcher.begin(job)  # as the next attempt does
+    assert noted == [[job], [job]]
+    assert bench.adapters.split == {INCUMBENT: 90, CANARY: 10}
+    assert bench.canaries.waiting() == [job]
+
+
+class Killed(BaseException):
+    """The process ends between two of its writes."""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_canary_of_a_job_that_a_kill_cut_off_and_a_caller_cancelled(
+    bench: Bench, shared: bool
+):
+    """Whether the kill came after the traffic was shared or before: what serves is watched."""
+    bench.adapters.split = {}
+    job = bench.jobs.create(spec_of())
+    bench.jobs.claim()
+
+    def kill() -> None:
+        raise Killed
+
+    if not shared:
+        bench.adapters.before_update = kill
+    with contextlib.suppress(Killed):
+        await bench.watcher.begin(CanaryRecord(job.id, DRAFT))
+    bench.adapters.before_update = lambda: None
+    await bench.watcher.tick()  # of a job that goes on
+    assert len(bench.canaries.waiting()) == 1
+    bench.jobs.recover()
+    assert bench.jobs.cancel(job.id).state is JobState.CANCELLED
+    bench.feedback.items += [on(CANARY, thumbs=pb.THUMBS_DOWN) for _ in range(9)]
+    await bench.watcher.tick()
+    assert bench.adapters.split == {}
+    assert bench.decisions == (["rollback"] if shared else [])
+    assert bench.canaries.waiting() == []

@@ -109,7 +109,7 @@ async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
             return await call(executor, lambda: function(*args, **kwargs))
 
         supervisor = Supervisor(
-            store, folders, None, None, executor=executor, observer=NoObserver()
+            store, folders, None, None, None, executor=executor, observer=NoObserver()
         )
         catalogue = Catalogue(RECIPE_FORMATS, frozenset({"LORA", "IA3"}))
         creator = JobCreator(store, catalogue, FakeAdapters(), examples, off_loop, supervisor.wake)

@@ -10,7 +10,7 @@ from graftwork_adapters.mutation import MutationRequest
 from graftwork_trainer.jobs import tables
 from graftwork_trainer.jobs.errors import PolicyExists, UnknownJob, UnknownPolicy
 from graftwork_trainer.jobs.policy_store import CanaryStore, PolicyStore
-from graftwork_trainer.jobs.records import CanaryDraft
+from graftwork_trainer.jobs.records import CanaryDraft, CanaryRecord
 from graftwork_trainer.jobs.states import TRANSITIONS, JobState
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.journal.database import Database
@@ -86,15 +86,14 @@ def test_specs_survive_the_database(store: JobStore):
     assert store.get(store.create(spec).id).spec == spec
 
 
-def test_a_new_canary_takes_the_place_of_the_one_before(store: JobStore, each_database: Database):
+def test_a_new_canary_takes_the_place_of_the_one_before(each_database: Database):
     canaries = CanaryStore(each_database)
     for version in (2, 3):
-        job = store.create(spec_of())
-        store.claim()
-        draft = CanaryDraft("poet", version, 1, 20, 0.1, version)
-        store.finish(job.id, JobState.SUCCEEDED, canary=draft)
+        begun = CanaryRecord(f"job {version}", CanaryDraft("poet", version, 1, 10, 20, 0.1, 7))
+        for _ in range(2):
+            canaries.begin(begun)
         [waiting] = canaries.waiting()
-        assert waiting.draft == draft
+        assert waiting == begun
         if version == 2:
             first = waiting
     canaries.end(first)  # comes late

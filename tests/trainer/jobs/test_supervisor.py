@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from graftwork.errors import NotFound, ResourceExhausted
 from graftwork.v1 import training_service_pb2 as pb
 from graftwork_trainer.jobs import run as run_module
 from graftwork_trainer.jobs import supervisor as supervisor_module
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.launcher import WorkerLauncher, WorkerSettings
-from graftwork_trainer.jobs.policy_store import CanaryStore
-from graftwork_trainer.jobs.records import JobRecord, Progress
+from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.jobs.supervisor import Supervisor
@@ -36,6 +36,13 @@ class Observed:
     losses: list[float] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+    canaries: list[CanaryRecord] = field(default_factory=list)
+    canary_errors: list[Exception] = field(default_factory=list)  # what the next attempts meet
+
+    async def begin(self, record: CanaryRecord) -> None:
+        if self.canary_errors:
+            raise self.canary_errors.pop(0)
+        self.canaries.append(record)
 
     def record(self, version: str, digest: str) -> None:
         self.links.append((version, digest))
@@ -73,6 +80,7 @@ class Bench:
             self.store,
             self.folders,
             launcher,
+            self.observed,
             self.observed,
             executor=self.executor,
             observer=self.observed,
@@ -248,10 +256,20 @@ async def test_a_killed_server_leaves_a_job_that_the_next_goes_on_with(bench: Be
         assert (await ended(supervisor, job.id)).state is JobState.SUCCEEDED
 
 
-async def test_a_canary_is_kept_with_the_end_of_its_job(bench: Bench, database: Database):
+async def test_a_canary_begins_before_its_job_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor_module, "_RETRY_DATABASE_S", 0.01)
+    bench.observed.canary_errors.append(ResourceExhausted("a full disk", retry_after_s=1))
     job = await bench.run("canary")
-    [canary] = CanaryStore(database).waiting()
-    assert (canary.job_id, canary.draft.version, canary.draft.incumbent) == (job.id, 2, 1)
+    assert job.state is JobState.SUCCEEDED
+    [canary] = bench.observed.canaries
+    assert (canary.job_id, canary.draft.version, canary.draft.percent) == (job.id, 2, 10)
+
+
+async def test_a_job_whose_canary_gets_no_traffic_fails(bench: Bench):
+    bench.observed.canary_errors.append(NotFound("there is no version 2"))
+    job = await bench.run("canary")
+    assert job.state is JobState.FAILED
+    assert "there is no version 2" in job.message
 
 
 async def test_watchers_are_told_of_every_change(bench: Bench):

@@ -1,4 +1,5 @@
-"""Watches canaries: makes one live, or takes its share of the traffic away, by live feedback.
+"""Watches canaries: gives one its share of the traffic, and makes it live or takes the share away
+by live feedback.
 
 `evaluation/canary.py` decides; requests of one episode stay on one version until it has.
 """
@@ -21,7 +22,7 @@ from graftwork_trainer.evaluation.canary import CanarySpec, CanaryVerdict, canar
 from graftwork_trainer.jobs.canary_feedback import tally
 from graftwork_trainer.jobs.creation import OffLoop
 from graftwork_trainer.jobs.policy_store import CanaryStore
-from graftwork_trainer.jobs.records import CanaryDraft, CanaryRecord
+from graftwork_trainer.jobs.records import CanaryDraft, CanaryRecord, JobRecord
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.journal.export import judged
 from graftwork_trainer.journal.journal import Journal
@@ -98,6 +99,24 @@ class CanaryWatcher:
             # Where reading is slow, it is done seldom.
             await asyncio.sleep(max(self._interval_s, 10 * (time.monotonic() - began)))
 
+    async def begin(self, record: CanaryRecord) -> None:
+        """Shares the traffic of a job that has not ended. The same again changes nothing.
+
+        What is to be watched is on the disk before: whenever the process dies, no canary serves
+        that nobody watches. Raises WireError, GraftworkError.
+        """
+        await self._off_loop(self._canaries.begin, record)
+        draft = record.draft
+        await self._updates.update(
+            draft.adapter,
+            live_version=draft.incumbent,
+            traffic_split={
+                draft.incumbent: 100 - draft.percent,
+                draft.version: draft.percent,
+            },
+            request_id=str(uuid.uuid5(_NAMESPACE, f"{record.job_id}/share")),
+        )
+
     async def tick(self) -> None:
         for record in await self._off_loop(self._canaries.waiting):
             await self._look_at(record)
@@ -105,6 +124,9 @@ class CanaryWatcher:
     async def _look_at(self, record: CanaryRecord) -> None:
         draft = record.draft
         if not self._is_on(draft):
+            job: JobRecord = await self._off_loop(self._jobs.get, record.job_id)
+            if not job.state.is_final:
+                return  # its traffic is shared next, by this server or by the one after it
             await self._end(record, f"{_name(draft)} is no canary any more: its traffic was moved")
             return
         on_canary, on_incumbent = await self._off_loop(self._tally, draft)

@@ -5,6 +5,7 @@ Thread-safe; every method waits for the disk and belongs off the event loop.
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from graftwork.v1 import training_service_pb2 as pb
@@ -129,10 +130,19 @@ class PolicyStore:
 
 
 class CanaryStore:
-    """Canaries that wait for feedback. `JobStore.finish` begins them."""
+    """Canaries that wait for feedback."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def begin(self, record: CanaryRecord) -> None:
+        """Watches a canary; one of the same adapter that still waited is not judged any more. The
+        same again changes nothing."""
+        with self._database.write() as connection:
+            connection.execute(delete(_CANARIES).where(_CANARIES.c.adapter == record.draft.adapter))
+            connection.execute(
+                insert(_CANARIES).values(job_id=record.job_id, **asdict(record.draft))
+            )
 
     def waiting(self) -> list[CanaryRecord]:
         query = select(_CANARIES).order_by(_CANARIES.c.adapter)

@@ -62,11 +62,12 @@ class PolicyRecord:
 
 @dataclass(frozen=True, slots=True)
 class CanaryDraft:
-    """A version that was given a share of its adapter's traffic, and when to judge it."""
+    """A version that gets a share of its adapter's traffic, and when to judge it."""
 
     adapter: str
     version: int
     incumbent: int
+    percent: int  # of the traffic, to begin with
     feedback: int  # items of live feedback after which it is judged
     tolerance: float  # in share of bad feedback
     start_time_ns: int

@@ -75,6 +75,7 @@ def canary_record(row: Row) -> CanaryRecord:
             adapter=row["adapter"],
             version=row["version"],
             incumbent=row["incumbent"],
+            percent=row["percent"],
             feedback=row["feedback"],
             tolerance=row["tolerance"],
             start_time_ns=row["start_time_ns"],

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from graftwork_trainer.jobs import rows, tables
 from graftwork_trainer.jobs.errors import UnknownJob, WrongTransition
-from graftwork_trainer.jobs.records import CanaryDraft, JobRecord, Progress
+from graftwork_trainer.jobs.records import JobRecord, Progress
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.journal.database import Database
 
@@ -183,13 +183,8 @@ class JobStore:
         with self._database.write() as connection:
             _change(connection, job_id, JobState.RUNNING, changes)
 
-    def finish(
-        self, job_id: str, state: JobState, message: str = "", *, canary: CanaryDraft | None = None
-    ) -> JobRecord:
-        """Ends a running job, and begins to watch its canary in the same transaction.
-
-        Raises UnknownJob, WrongTransition.
-        """
+    def finish(self, job_id: str, state: JobState, message: str = "") -> JobRecord:
+        """Ends a running job. Raises UnknownJob, WrongTransition."""
         if not state.is_final:
             raise WrongTransition(job_id, JobState.RUNNING, state)
         ended: dict[str, Any] = {
@@ -197,7 +192,7 @@ class JobStore:
             "message": message,
             "end_time_ns": self._clock_ns(),
         }
-        return self._update_running(job_id, ended, canary)
+        return self._update_running(job_id, ended)
 
     def note(self, job_id: str, message: str) -> None:
         """Says what became of an ended job's candidate."""
@@ -237,35 +232,14 @@ class JobStore:
             )
             return int(put_back.rowcount)
 
-    def _update_running(
-        self, job_id: str, changes: dict[str, Any], canary: CanaryDraft | None = None
-    ) -> JobRecord:
+    def _update_running(self, job_id: str, changes: dict[str, Any]) -> JobRecord:
         with self._database.write() as connection:
             changed = _change(connection, job_id, JobState.RUNNING, changes)
             record = _get(connection, job_id)
             if not changed:
                 wanted = JobState(changes.get("state", JobState.RUNNING.value))
                 raise WrongTransition(job_id, record.state, wanted)
-            if canary is not None:
-                begin_canary(connection, job_id, canary)
             return record
-
-
-def begin_canary(connection: Connection, job_id: str, draft: CanaryDraft) -> None:
-    """Watches a canary; one of the same adapter that still waited is not judged any more."""
-    canaries = tables.canaries
-    connection.execute(canaries.delete().where(canaries.c.adapter == draft.adapter))
-    connection.execute(
-        insert(canaries).values(
-            adapter=draft.adapter,
-            version=draft.version,
-            incumbent=draft.incumbent,
-            feedback=draft.feedback,
-            tolerance=draft.tolerance,
-            start_time_ns=draft.start_time_ns,
-            job_id=job_id,
-        )
-    )
 
 
 def _change(

@@ -7,18 +7,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from graftwork.errors import GraftworkError
 from graftwork.status import WireError
 
 from graftwork_trainer.jobs.errors import WrongTransition
 from graftwork_trainer.jobs.feed import JobFeed
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.outcome import End, Requeue, Retry, StopReason, what_follows
-from graftwork_trainer.jobs.records import JobRecord, Progress
+from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
 from graftwork_trainer.jobs.run import JobRun, WorkerStarter
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.jobs.store import JobStore
@@ -47,6 +48,12 @@ class Links(Protocol):
         again. Raises WireError."""
 
 
+class Canaries(Protocol):
+    async def begin(self, record: CanaryRecord) -> None:
+        """Watches a canary, and gives it its share of the traffic. May be called again. Raises
+        WireError, GraftworkError."""
+
+
 class Supervisor:
     """`start` it once the server answers, `stop` it before the server no longer does."""
 
@@ -56,6 +63,7 @@ class Supervisor:
         folders: JobFolders,
         starter: WorkerStarter,
         links: Links,
+        canaries: Canaries,
         *,
         executor: Executor,
         observer: JobObserver,
@@ -66,6 +74,7 @@ class Supervisor:
         self._folders = folders
         self._starter = starter
         self._links = links
+        self._canaries = canaries
         self._executor = executor
         self._observer = observer
         self._clock = clock
@@ -92,7 +101,7 @@ class Supervisor:
         if self._loop_task is not None:
             try:
                 await self._loop_task
-            except WireError as error:
+            except (WireError, GraftworkError) as error:
                 logger.warning("training jobs stop without their last words: %s", error)
 
     def wake(self) -> None:
@@ -177,9 +186,9 @@ class Supervisor:
         if isinstance(step, Requeue):
             await self._persist(self._store.requeue, job_id, step.message)
             return
-        await self._persist(
-            self._store.finish, job_id, step.state, step.message, canary=step.canary
-        )
+        if step.canary is not None:
+            step = await self._begin_canary(CanaryRecord(job_id, step.canary), step)
+        await self._persist(self._store.finish, job_id, step.state, step.message)
         if run.version and not run.is_linked:  # what is live is so, whatever becomes of the note
             try:
                 await self._persist(self._links.record, run.version, run.snapshot)
@@ -191,6 +200,15 @@ class Supervisor:
             )
         logger.info("training job %s %s %s", job_id, step.state.value, step.message)
         await self._off_loop(self._folders.clear, job_id)
+
+    async def _begin_canary(self, canary: CanaryRecord, end: End) -> End:
+        try:
+            await self._retried(lambda: self._canaries.begin(canary))
+        except (WireError, GraftworkError) as error:
+            if self._stopping:  # the next server goes on with it
+                raise
+            return End(JobState.FAILED, f"its canary got no traffic: {error.message}")
+        return end
 
     async def _write(self, run: JobRun) -> None:
         """Keeps what a worker told. A database that fails costs progress, not the job."""
@@ -212,11 +230,14 @@ class Supervisor:
             self._observer.set_training_jobs({s.value: n for s, n in counts.items()})
 
     async def _persist(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """Calls the store until the database takes it: a full disk may be emptied."""
+        return await self._retried(lambda: self._off_loop(function, *args, **kwargs))
+
+    async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Tries until the database takes it: a full disk may be emptied."""
         while True:
             try:
-                return await self._off_loop(function, *args, **kwargs)
-            except WireError as error:
+                return await attempt()
+            except (WireError, GraftworkError) as error:
                 if error.retry_after_s is None:
                     raise
                 logger.warning("the queue of training jobs waits: %s", error)

@@ -59,7 +59,8 @@ policies = Table(
     Column("fingerprint", String(64)),
 )
 
-# Canaries that wait for feedback; a row goes when its canary is judged or ended otherwise.
+# Canaries that wait for feedback. A row is written before the traffic is shared, and goes when its
+# canary is judged or ended otherwise.
 canaries = Table(
     "training_canaries",
     metadata,
@@ -70,4 +71,5 @@ canaries = Table(
     Column("tolerance", Float, nullable=False),
     Column("start_time_ns", BigInteger, nullable=False),
     Column("job_id", String(36), nullable=False),
+    Column("percent", Integer, nullable=False),
 )
