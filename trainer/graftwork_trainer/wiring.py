@@ -27,6 +27,7 @@ from graftwork_trainer.jobs.links import TrainingLinks
 from graftwork_trainer.jobs.metrics import TrainingMetrics
 from graftwork_trainer.jobs.policies import PolicyRunner
 from graftwork_trainer.jobs.policy_store import CanaryStore, PolicyStore
+from graftwork_trainer.jobs.server_id import server_id
 from graftwork_trainer.jobs.service import TrainingParts, TrainingServicer
 from graftwork_trainer.jobs.store import JobStore
 from graftwork_trainer.jobs.supervisor import Supervisor
@@ -77,7 +78,8 @@ class Training:
         self.target = f"unix:{self._socket_folder / 'server.sock'}"
         datasets = data / "datasets"
         metrics = TrainingMetrics(registry)
-        store = JobStore(journal.database, new_id)
+        server = server_id(data)
+        store = JobStore(journal.database, new_id, server=server)
         policies = PolicyStore(journal.database)
         folders = JobFolders(data / "jobs")
         launcher = WorkerLauncher(
@@ -90,7 +92,7 @@ class Training:
         )
         self._client = AsyncClient(self.target)
         self._canaries = CanaryWatcher(
-            canaries=CanaryStore(journal.database),
+            canaries=CanaryStore(journal.database, server=server),
             jobs=store,
             adapters=adapters,
             feedback=JournalFeedback(journal),

@@ -142,7 +142,7 @@ class Bench:
 
 @pytest.fixture
 def bench(database: Database) -> Bench:
-    jobs, canaries = JobStore(database, ids()), CanaryStore(database)
+    jobs, canaries = JobStore(database, ids(), server="a"), CanaryStore(database, server="a")
     job = jobs.create(spec_of())
     jobs.claim()
     canaries.begin(CanaryRecord(job.id, DRAFT))

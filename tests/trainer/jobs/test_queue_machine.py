@@ -44,7 +44,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.database = Database.open(self.url)
-        self.store = JobStore(self.database, self.new_id, clock_ns=self.clock)
+        self.store = JobStore(self.database, self.new_id, server="a", clock_ns=self.clock)
 
     def teardown(self) -> None:
         self.database.close()

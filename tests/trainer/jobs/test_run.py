@@ -12,7 +12,7 @@ async def test_the_time_of_an_attempt_counts_once(database: Database):
 
     async def write(run: JobRun) -> None: ...
 
-    job = replace(JobStore(database, ids()).create(spec_of()), run_time_s=7.0)
+    job = replace(JobStore(database, ids(), server="a").create(spec_of()), run_time_s=7.0)
     run = JobRun(job, write, lambda run: None, clock=lambda: now)
     now += 40
     assert run.run_time_s == 47

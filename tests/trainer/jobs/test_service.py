@@ -95,7 +95,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
-    store, policies = JobStore(database, ids()), PolicyStore(database)
+    store, policies = JobStore(database, ids(), server="a"), PolicyStore(database)
     folders, examples = JobFolders(tmp_path / "jobs"), FakeExamples()
     server = grpc.aio.server(
         interceptors=[

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from google.protobuf.duration_pb2 import Duration
 from graftwork.errors import NotFound, ResourceExhausted
 from graftwork.v1 import training_service_pb2 as pb
 from graftwork_trainer.jobs import run as run_module
 from graftwork_trainer.jobs import supervisor as supervisor_module
+from graftwork_trainer.jobs import tables
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.launcher import WorkerLauncher, WorkerSettings
 from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
@@ -65,7 +67,7 @@ class Bench:
     executor: ThreadPoolExecutor
     max_duration_s: float = 60.0
 
-    def supervisor(self) -> Supervisor:
+    def supervisor(self, store: JobStore | None = None) -> Supervisor:
         settings = WorkerSettings(1, 19, "idle", max_duration_s=self.max_duration_s)
         launcher = WorkerLauncher(
             self.folders,
@@ -77,13 +79,14 @@ class Bench:
             command=(sys.executable, str(WORKER)),
         )
         return Supervisor(
-            self.store,
+            store or self.store,
             self.folders,
             launcher,
             self.observed,
             self.observed,
             executor=self.executor,
             observer=self.observed,
+            heartbeat_s=0.05,
         )
 
     @contextlib.asynccontextmanager
@@ -107,7 +110,12 @@ class Bench:
 def bench(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(supervisor_module, "_PAUSE_AFTER_CRASH_S", 0.01)
     with ThreadPoolExecutor(1) as executor:
-        yield Bench(JobStore(database, ids()), JobFolders(tmp_path / "jobs"), Observed(), executor)
+        yield Bench(
+            JobStore(database, ids(), server="a"),
+            JobFolders(tmp_path / "jobs"),
+            Observed(),
+            executor,
+        )
 
 
 async def ended(supervisor: Supervisor, job_id: str) -> JobRecord:
@@ -254,6 +262,35 @@ async def test_a_killed_server_leaves_a_job_that_the_next_goes_on_with(bench: Be
     assert bench.store.claim().id == job.id  # and nothing more happens to it
     async with bench.running() as supervisor:
         assert (await ended(supervisor, job.id)).state is JobState.SUCCEEDED
+
+
+async def test_a_job_is_cancelled_through_another_server(bench: Bench, database: Database):
+    other = bench.supervisor(JobStore(database, ids(), server="b"))
+    async with bench.running() as supervisor:
+        job = bench.store.create(spec_of(do=["progress", "hang"]))
+        supervisor.wake()
+        await reached(supervisor, job.id, lambda job: job.progress.step)
+        await other.start()
+        assert (await other.cancel(job.id)).state is JobState.RUNNING
+        assert (await ended(supervisor, job.id)).state is JobState.CANCELLED
+        await other.stop()
+    assert bench.store.get(job.id).attempt == 1
+
+
+async def test_a_worker_ends_whose_job_another_server_took(bench: Bench, database: Database):
+    async with bench.running() as supervisor:
+        job = bench.store.create(spec_of(do=["progress", "once:hang", "succeed"]))
+        supervisor.wake()
+        await reached(supervisor, job.id, lambda job: job.progress.step)
+        pid = int((bench.folders.of(job.id) / "pid").read_text())
+        with database.write() as connection:
+            connection.execute(sa.update(tables.jobs).values(server="b"))
+        end = time.monotonic() + 20
+        while is_alive(pid):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+    left = bench.store.get(job.id)
+    assert (left.state, left.attempt) == (JobState.RUNNING, 1)
 
 
 async def test_a_canary_begins_before_its_job_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ class StopReason(enum.Enum):
     SHUTDOWN = "shutdown"
     OUT_OF_TIME = "out of time"
     OUT_OF_MEMORY = "out of memory"
+    LEASE_LOST = "lease lost"  # the job is another server's now; nothing follows here
 
 
 @dataclass(frozen=True, slots=True)

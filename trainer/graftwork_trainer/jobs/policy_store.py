@@ -130,22 +130,27 @@ class PolicyStore:
 
 
 class CanaryStore:
-    """Canaries that wait for feedback."""
+    """Canaries of this server's adapters that wait for feedback."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, server: str) -> None:
+        """`server` names this server among those on the database."""
         self._database = database
+        self._server = server
+        # Canaries of a release that knew one server only name none.
+        self._mine = _CANARIES.c.server.in_([server, ""])
 
     def begin(self, record: CanaryRecord) -> None:
         """Watches a canary; one of the same adapter that still waited is not judged any more. The
         same again changes nothing."""
         with self._database.write() as connection:
-            connection.execute(delete(_CANARIES).where(_CANARIES.c.adapter == record.draft.adapter))
             connection.execute(
-                insert(_CANARIES).values(job_id=record.job_id, **asdict(record.draft))
+                delete(_CANARIES).where(self._mine, _CANARIES.c.adapter == record.draft.adapter)
             )
+            values = {"server": self._server, "job_id": record.job_id, **asdict(record.draft)}
+            connection.execute(insert(_CANARIES).values(values))
 
     def waiting(self) -> list[CanaryRecord]:
-        query = select(_CANARIES).order_by(_CANARIES.c.adapter)
+        query = select(_CANARIES).where(self._mine).order_by(_CANARIES.c.adapter)
         with self._database.read() as connection:
             return [rows.canary_record(row) for row in connection.execute(query).mappings()]
 
@@ -154,6 +159,7 @@ class CanaryStore:
         with self._database.write() as connection:
             connection.execute(
                 delete(_CANARIES).where(
+                    self._mine,
                     _CANARIES.c.adapter == record.draft.adapter,
                     _CANARIES.c.job_id == record.job_id,
                 )

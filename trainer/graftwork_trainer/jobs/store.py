@@ -1,6 +1,9 @@
 """The durable queue of training jobs, in the journal's database.
 
-A change of state names the state that it expects, so that it holds whatever else writes.
+A change of state names the state that it expects, so that it holds whatever else writes. Servers
+may share the database: a job is run by the one that claimed it, as long as that renews its lease.
+Their clocks may differ by much less than a lease.
+
 Thread-safe; every method waits for the disk and belongs off the event loop. All raise JournalFull
 and JournalUnavailable where the database fails.
 """
@@ -13,13 +16,15 @@ from graftwork.v1 import training_service_pb2 as pb
 from graftwork_adapters.errors import RequestIdReused
 from graftwork_adapters.mutation import MutationRequest
 from graftwork_adapters.paging import Page, decode_token, encode_token
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select, update
 
 from graftwork_trainer.jobs import rows, tables
 from graftwork_trainer.jobs.errors import UnknownJob, WrongTransition
 from graftwork_trainer.jobs.records import JobRecord, Progress
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.journal.database import Database
+
+LEASE_S = 60.0
 
 _JOBS = tables.jobs
 
@@ -32,8 +37,14 @@ class JobStore:
         database: Database,
         new_id: Callable[[], str],
         *,
+        server: str,
+        lease_s: float = LEASE_S,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`server` names this server among those on the database, and is the same after a
+        restart. A job that it does not `renew` for `lease_s` may be taken by another."""
+        self._server = server
+        self._lease_ns = int(lease_s * 1e9)
         self._database = database
         self._new_id = new_id
         self._clock_ns = clock_ns
@@ -69,6 +80,8 @@ class JobStore:
             "end_time_ns": 0,
             "request_id": request.request_id if request else None,
             "fingerprint": request.fingerprint if request else None,
+            "server": "",
+            "lease_end_ns": 0,
         }
         with self._database.write() as connection:
             if (repeated := _recall(connection, request)) is not None:
@@ -139,6 +152,7 @@ class JobStore:
             .where(_JOBS.c.state == JobState.QUEUED.value)
             .order_by(_JOBS.c.create_time_ns, _JOBS.c.id)
             .limit(1)
+            .with_for_update(skip_locked=True)  # of servers that look at once, each takes another
         )
         with self._database.write() as connection:
             row = connection.execute(oldest).mappings().first()
@@ -149,10 +163,20 @@ class JobStore:
                 "start_time_ns": row["start_time_ns"] or self._clock_ns(),
                 "attempt": _JOBS.c.attempt + 1,
                 "message": "",
+                "server": self._server,
+                "lease_end_ns": self._clock_ns() + self._lease_ns,
             }
-            if not _change(connection, row["id"], JobState.QUEUED, changes):
-                return None  # another server on this database took it
+            _change(connection, row["id"], JobState.QUEUED, changes)
             return _get(connection, row["id"])
+
+    def renew(self, job_id: str) -> JobRecord | None:
+        """Keeps a job that this server runs for another lease; None where it is not this server's
+        any more."""
+        changes = {"lease_end_ns": self._clock_ns() + self._lease_ns}
+        with self._database.write() as connection:
+            if not self._change_running(connection, job_id, changes):
+                return None
+            return _get(connection, job_id)
 
     def start_again(self, job_id: str, message: str) -> JobRecord:
         """Counts a crash of a running job's worker, and the next attempt."""
@@ -172,7 +196,7 @@ class JobStore:
         snapshot: str | None = None,
         version: str | None = None,
     ) -> None:
-        """Writes what is not None of a running job; of one that is not running, nothing."""
+        """Writes what is not None of a job that this server runs; of any other, nothing."""
         changes: dict[str, Any] = {
             "progress": None if progress is None else rows.progress_to_json(progress),
             "run_time_s": run_time_s,
@@ -181,7 +205,7 @@ class JobStore:
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         with self._database.write() as connection:
-            _change(connection, job_id, JobState.RUNNING, changes)
+            self._change_running(connection, job_id, changes)
 
     def finish(self, job_id: str, state: JobState, message: str = "") -> JobRecord:
         """Ends a running job. Raises UnknownJob, WrongTransition."""
@@ -216,9 +240,20 @@ class JobStore:
             return _get(connection, job_id)
 
     def recover(self) -> int:
-        """Puts back what a server that is gone was running; returns how many. Call it at start."""
-        running = _JOBS.c.state == JobState.RUNNING.value
+        """Puts back what this server was running before it ended, and what `recover_abandoned`
+        does; returns how many. Call it at start."""
+        return self._put_back(_JOBS.c.server == self._server)
+
+    def recover_abandoned(self) -> int:
+        """Puts back what servers were running that have not renewed their leases; returns how
+        many."""
+        return self._put_back(false())
+
+    def _put_back(self, whose: ColumnElement[bool]) -> int:
         now = self._clock_ns()
+        running = and_(
+            _JOBS.c.state == JobState.RUNNING.value, or_(_JOBS.c.lease_end_ns < now, whose)
+        )
         with self._database.write() as connection:
             connection.execute(
                 update(_JOBS)
@@ -234,25 +269,34 @@ class JobStore:
 
     def _update_running(self, job_id: str, changes: dict[str, Any]) -> JobRecord:
         with self._database.write() as connection:
-            changed = _change(connection, job_id, JobState.RUNNING, changes)
+            changed = self._change_running(connection, job_id, changes)
             record = _get(connection, job_id)
             if not changed:
                 wanted = JobState(changes.get("state", JobState.RUNNING.value))
                 raise WrongTransition(job_id, record.state, wanted)
             return record
 
+    def _change_running(
+        self, connection: Connection, job_id: str, changes: Mapping[str, Any]
+    ) -> bool:
+        """Whether this server runs the job, and it was changed."""
+        mine = _JOBS.c.server == self._server
+        return _change(connection, job_id, JobState.RUNNING, changes, mine)
+
 
 def _change(
-    connection: Connection, job_id: str, state: JobState, changes: Mapping[str, Any]
+    connection: Connection,
+    job_id: str,
+    state: JobState,
+    changes: Mapping[str, Any],
+    *conditions: ColumnElement[bool],
 ) -> bool:
-    """Whether the job was in `state`, and was changed."""
+    """Whether the job was in `state`, met the conditions, and was changed."""
     wanted = JobState(changes.get("state", state.value))
     if wanted is not state and not state.may_become(wanted):
         raise WrongTransition(job_id, state, wanted)
-    statement = (
-        update(_JOBS).where(_JOBS.c.id == job_id, _JOBS.c.state == state.value).values(changes)
-    )
-    return connection.execute(statement).rowcount == 1
+    statement = update(_JOBS).where(_JOBS.c.id == job_id, _JOBS.c.state == state.value, *conditions)
+    return connection.execute(statement.values(changes)).rowcount == 1
 
 
 def _recall(connection: Connection, request: MutationRequest | None) -> JobRecord | None:

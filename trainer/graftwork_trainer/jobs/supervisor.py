@@ -22,7 +22,7 @@ from graftwork_trainer.jobs.outcome import End, Requeue, Retry, StopReason, what
 from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
 from graftwork_trainer.jobs.run import JobRun, WorkerStarter
 from graftwork_trainer.jobs.states import JobState
-from graftwork_trainer.jobs.store import JobStore
+from graftwork_trainer.jobs.store import LEASE_S, JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Supervisor:
         *,
         executor: Executor,
         observer: JobObserver,
+        heartbeat_s: float = LEASE_S / 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.feed = JobFeed()
@@ -77,10 +78,12 @@ class Supervisor:
         self._canaries = canaries
         self._executor = executor
         self._observer = observer
+        self._heartbeat_s = heartbeat_s
         self._clock = clock
         self._wake = asyncio.Event()
         self._run: JobRun | None = None
         self._loop_task: asyncio.Task[None] | None = None
+        self._lease_task: asyncio.Task[None] | None = None
         self._stopping = False
         # Cancelled between being taken from the queue and being run.
         self._to_cancel: set[str] = set()
@@ -91,6 +94,7 @@ class Supervisor:
         if put_back:
             logger.info("%d training jobs go on after a restart", put_back)
         self._loop_task = asyncio.create_task(self._work(), name="training jobs")
+        self._lease_task = asyncio.create_task(self._keep_lease(), name="training lease")
 
     async def stop(self) -> None:
         """Ends the worker, which writes its checkpoint; its job goes back to the queue."""
@@ -103,6 +107,9 @@ class Supervisor:
                 await self._loop_task
             except (WireError, GraftworkError) as error:
                 logger.warning("training jobs stop without their last words: %s", error)
+        if self._lease_task is not None:
+            self._lease_task.cancel()
+            await asyncio.gather(self._lease_task, return_exceptions=True)
 
     def wake(self) -> None:
         """A job was queued."""
@@ -129,6 +136,27 @@ class Supervisor:
         if run is None or run.job.id != record.id or record.state is not JobState.RUNNING:
             return record
         return replace(record, progress=run.progress, version=run.version, snapshot=run.snapshot)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            try:
+                await self._beat()
+            except WireError as error:
+                logger.warning("the lease of training jobs is not renewed: %s", error)
+
+    async def _beat(self) -> None:
+        """Says that this server lives, and looks for what other servers of the database asked of
+        it or left behind."""
+        if (run := self._run) is not None:
+            job = await self._off_loop(self._store.renew, run.job.id)
+            if job is None:
+                run.stop(StopReason.LEASE_LOST)
+            elif job.cancel_requested:
+                run.stop(StopReason.CANCELLED)
+        if abandoned := await self._off_loop(self._store.recover_abandoned):
+            logger.warning("%d training jobs go on whose server is gone", abandoned)
+        self._wake.set()
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -165,6 +193,9 @@ class Supervisor:
                     run.stop(StopReason.SHUTDOWN)
                 try:
                     end = await run.attempt(self._starter)
+                    if end.stopped is StopReason.LEASE_LOST:
+                        logger.warning("training job %s is run by another server", job.id)
+                        return
                     next_step = what_follows(end, run.limits, crashes=run.job.crashes)
                 except WireError as error:  # a spec that this server does not take any more
                     next_step = End(JobState.FAILED, error.message)

@@ -40,6 +40,9 @@ jobs = Table(
     # What a repeated request is known by; NULL where the caller gave no request_id.
     Column("request_id", String(36), unique=True),
     Column("fingerprint", String(64)),
+    # The server that runs it, or ran it last; another may take it once the lease has ended.
+    Column("server", String(36), nullable=False),
+    Column("lease_end_ns", BigInteger, nullable=False),
     Index("training_jobs_by_state", "state", "create_time_ns"),
     Index("training_jobs_by_adapter", "adapter", "create_time_ns"),
 )
@@ -64,6 +67,7 @@ policies = Table(
 canaries = Table(
     "training_canaries",
     metadata,
+    Column("server", String(36), primary_key=True),  # whose adapter it is
     Column("adapter", String(63), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("incumbent", BigInteger, nullable=False),
