@@ -10,7 +10,6 @@ would write them.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from graftwork_adapters.durable import sync
+from graftwork_adapters.durable import is_disk_full, publish, sync
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact, StorageFull
 from graftwork_adapters.folder import ALL_FILES, check_complete, check_filename, digest_of
 from graftwork_adapters.limits import AdapterLimits
@@ -201,12 +200,7 @@ class Staging:
             if self._open_file is not None:
                 raise RuntimeError("commit before finish")
             target = self._versions / self._digest().removeprefix("sha256:")
-            try:
-                self.folder.rename(target)
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise
-                shutil.rmtree(self.folder, ignore_errors=True)
+            publish(self.folder, target)
             self._closed = True
             if self._durable:
                 sync(self._versions)
@@ -261,6 +255,6 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_disk_full(error):
             raise StorageFull from error
         raise

@@ -1,7 +1,6 @@
 """The base's weights in a file, mapped: memory that a trainer on the same machine has in common
 with the server."""
 
-import errno
 import logging
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from graftwork_adapters.base_file.description import (
 )
 from graftwork_adapters.base_file.reader import map_base
 from graftwork_adapters.base_file.writer import write_base
+from graftwork_adapters.durable import is_disk_full
 
 from graftwork_server.base_model import BaseModel
 from graftwork_server.errors import StartupError
@@ -43,7 +43,7 @@ def share_weights(base: BaseModel, root: Path) -> Path:
         if base.device.type == "cpu":
             base.adopt(map_base(folder).tensors)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_disk_full(error):
             raise BaseNotShareable(
                 f"data_dir: no room for the base's {base.weight_bytes >> 20} MiB in {root}"
             ) from error

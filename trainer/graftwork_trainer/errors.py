@@ -12,10 +12,12 @@ WireError                      client/graftwork/status.py
         └── DatasetDiskFull    RESOURCE_EXHAUSTED   no room for a snapshot
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import grpc
 from graftwork.status import WireError
+from graftwork_adapters.durable import is_disk_full
 
 
 class TrainerError(WireError):
@@ -104,3 +106,14 @@ class DatasetDiskFull(DatasetError):
 
     def __init__(self) -> None:
         super().__init__("no room is left on the disk for a snapshot of the data set: free some")
+
+
+@contextlib.contextmanager
+def disk_full_is_told() -> Iterator[None]:
+    """Where writing a data set meets a full disk. Raises DatasetDiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise DatasetDiskFull from error
+        raise

@@ -1,6 +1,5 @@
 """Runs a job's phases in its worker, and tells the supervisor what comes of them."""
 
-import errno
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import grpc
 from graftwork import Client
 from graftwork.errors import GraftworkError
 from graftwork.status import WireError
+from graftwork_adapters.durable import is_disk_full
 
 from graftwork_trainer.jobs.catalogue import RECIPE_FORMATS, Catalogue
 from graftwork_trainer.jobs.events import Event, Failed, to_line
@@ -55,6 +55,6 @@ def run_job(folder: Path, output: TextIO) -> None:
     except ModuleNotFoundError as error:
         tell(Failed(f"training needs {error.name}: pip install 'graftwork[train]'"))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         tell(Failed("no room is left on the disk of the training jobs: free some"))

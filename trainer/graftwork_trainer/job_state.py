@@ -1,11 +1,12 @@
 """What a job has done so far, durably, so that another process goes on with it."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from graftwork_adapters.durable import write_file
 
 STATE_FILE = "state.json"
 
@@ -47,10 +48,5 @@ class StateFile:
     def update(self, **changes: Any) -> None:
         """Durable when it returns."""
         state = replace(self.state, **changes)
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_file(self._path, json.dumps(asdict(state)).encode())
         self.state = state

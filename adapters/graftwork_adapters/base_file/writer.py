@@ -5,8 +5,6 @@ kernels read whole cache lines.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from graftwork_adapters.base_file.description import (
     WEIGHTS_FILE,
     BaseFileDescription,
 )
-from graftwork_adapters.durable import sync
+from graftwork_adapters.durable import new_folder
 
 LINE = 64  # bytes of a cache line
 _DTYPES = {
@@ -46,24 +44,16 @@ def write_base(
 
     Raises OSError where the disk is full or not writable.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
+    with new_folder(folder) as draft:
         save_model_files(draft)
         (draft / DESCRIPTION_FILE).write_text(description.to_json())
         with (draft / WEIGHTS_FILE).open("xb") as file:
             for chunk in _chunks(tensors):
                 file.write(chunk)
-        for path in [*draft.iterdir(), draft]:
+        for path in draft.iterdir():
             if path.is_file():
                 path.chmod(0o444)
-            sync(path)
         draft.chmod(0o755)
-        if not folder.exists():
-            draft.rename(folder)
-            sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

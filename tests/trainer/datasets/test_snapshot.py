@@ -1,4 +1,5 @@
 import errno
+import os
 import random
 import tempfile
 from collections import Counter
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 from graftwork.status import InvalidFieldError
 from graftwork.v1 import feedback_service_pb2 as pb
-from graftwork_trainer.datasets import files
 from graftwork_trainer.datasets.duplicates import find
 from graftwork_trainer.datasets.settings import DatasetSettings
 from graftwork_trainer.datasets.snapshot import build, open_snapshot, rebuild
@@ -166,7 +166,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DatasetDiskFull):
         build(HUNDRED, options(golden_share=0), tmp_path)
     with pytest.raises(DatasetDiskFull):

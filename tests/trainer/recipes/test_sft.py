@@ -1,4 +1,6 @@
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +121,26 @@ def test_a_half_written_checkpoint_does_not_count(written_base, tmp_path):
     (last / "optimizer.pt").write_bytes(b"half")
     train_sft(run)
     assert steps == [*range(1, 8), *range(7, 17)]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_counts(written_base, tmp_path, monkeypatch):
+    synced: dict[Path, bool] = {}  # whether the checkpoint counted by then
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        fsync(descriptor)
+        synced.setdefault(path, (path.parent / "complete").exists())
+
+    monkeypatch.setattr(os, "fsync", note)
+    run = make_run(written_base().load(), tmp_path, should_stop=lambda: True)
+    with pytest.raises(TrainingStopped):
+        train_sft(run)
+    last = run.checkpoints_folder / "checkpoint-1"
+    files = [path for path in last.rglob("*") if path.is_file() and path.name != "complete"]
+    assert files
+    assert not any(synced[path] for path in files)
+    assert {last, last.parent} <= synced.keys()
 
 
 def test_a_finished_run_is_not_done_again(written_base, tmp_path):

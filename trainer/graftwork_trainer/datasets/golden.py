@@ -11,8 +11,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from graftwork_trainer.datasets import examples, files
+from graftwork_adapters.durable import write_file
+
+from graftwork_trainer.datasets import examples
 from graftwork_trainer.datasets.examples import Example
+from graftwork_trainer.errors import disk_full_is_told
 
 
 class GoldenSets:
@@ -51,7 +54,8 @@ class GoldenSets:
             if (format_name, task) in self._sets:
                 raise ValueError(f'task "{task}" has a golden set already')
             name = f"{format_name}-{hashlib.sha256(task.encode()).hexdigest()}.jsonl"
-            files.write_once(self._folder / name, lines_of(found))
+            with disk_full_is_told():
+                write_file(self._folder / name, lines_of(found))
             self._sets[format_name, task] = found
 
 

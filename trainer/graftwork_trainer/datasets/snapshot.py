@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.v1 import feedback_service_pb2
+from graftwork_adapters.durable import new_folder
 
 from graftwork_trainer.datasets import (
     cleaning,
     duplicates,
     examples,
-    files,
     report,
     splitting,
     training_set,
@@ -42,6 +42,7 @@ from graftwork_trainer.errors import (
     InvalidExample,
     OneClass,
     UnknownSnapshot,
+    disk_full_is_told,
 )
 
 MIN_EXAMPLES = 10  # usable ones: fewer cannot be split and say nothing when evaluated
@@ -233,7 +234,9 @@ def _write(root: Path, content: Mapping[str, list[Example]], manifest: dict[str,
     manifest["digest"] = digest
     folder = _folder(root, digest)
     text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
-    files.write_folder(folder, {**data, _MANIFEST: text.encode() + b"\n"})
+    with disk_full_is_told(), new_folder(folder) as draft:
+        for name, written in {**data, _MANIFEST: text.encode() + b"\n"}.items():
+            (draft / name).write_bytes(written)
     return open_snapshot(root, digest)
 
 

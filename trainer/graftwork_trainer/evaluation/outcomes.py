@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from graftwork_adapters.durable import write_file
+
 
 class Role(enum.Enum):
     """Why a contender takes part."""
@@ -75,10 +77,7 @@ class TaskEvidence:
 
 def save_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Written as a whole or not at all: a killed job does not find half of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
-    partial.replace(path)
+    write_file(path, json.dumps([asdict(outcome) for outcome in outcomes]).encode())
 
 
 def load_outcomes(path: Path) -> tuple[Outcome, ...] | None:

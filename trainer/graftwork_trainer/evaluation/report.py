@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graftwork_adapters.durable import write_file
+
 from graftwork_trainer.evaluation import plots
 from graftwork_trainer.evaluation.gate import Check
 from graftwork_trainer.evaluation.intervals import Estimate
@@ -294,6 +296,4 @@ def _value(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_file(path, text.encode())

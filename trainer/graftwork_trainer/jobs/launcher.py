@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 from graftwork.v1 import training_service_pb2 as pb
+from graftwork_adapters.durable import write_file
 
 from graftwork_trainer.jobs.folders import JOB_FILE, WORK, JobFolders
 from graftwork_trainer.jobs.outcome import Limits
@@ -48,9 +49,7 @@ class JobOrder:
     def write(self, path: Path) -> None:
         spec = json_format.MessageToDict(self.spec, preserving_proto_field_name=True)
         value = {field.name: getattr(self, field.name) for field in fields(self)} | {"spec": spec}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
-        temporary.replace(path)
+        write_file(path, json.dumps(value, indent=2).encode())
 
     @classmethod
     def read(cls, path: Path) -> "JobOrder":

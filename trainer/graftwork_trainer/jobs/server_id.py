@@ -3,7 +3,7 @@
 import uuid
 from pathlib import Path
 
-from graftwork_trainer.datasets.files import write_once
+from graftwork_adapters.durable import write_file
 
 _FILE = "server-id"
 
@@ -11,11 +11,11 @@ _FILE = "server-id"
 def server_id(folder: Path) -> str:
     """A UUID that is made once for a folder, whose adapters and jobs are this server's.
 
-    Raises ValueError where the file is damaged, DatasetDiskFull.
+    Raises ValueError where the file is damaged, OSError.
     """
     path = folder / _FILE
     if not path.exists():
-        write_once(path, str(uuid.uuid4()).encode())
+        write_file(path, str(uuid.uuid4()).encode())
     try:
         return str(uuid.UUID(path.read_text(encoding="utf-8").strip()))
     except ValueError:

@@ -17,6 +17,7 @@ from graftwork_adapters.bottleneck import (
     read_bottleneck_config,
     save_bottlenecks,
 )
+from graftwork_adapters.durable import new_folder
 from graftwork_adapters.errors import AdapterError
 from graftwork_adapters.folder import CONFIG_FILE, FILES, PROMPT_FILE
 from graftwork_adapters.limits import AdapterLimits
@@ -53,17 +54,15 @@ class AttachedAdapter:
 
     def save(self, folder: Path, base_digest: str) -> None:
         """Writes `folder`, in full or not at all; replaces what is there."""
-        draft = folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(self.config, BottleneckConfig):
-            save_bottlenecks(self.model, self.config, draft)
-        else:
-            _save_peft(self.model, draft)
-        stamp_folder(draft, base_digest)
-        if self.initial is not None and (self.initial / PROMPT_FILE).exists():
-            shutil.copy(self.initial / PROMPT_FILE, draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        with new_folder(folder) as draft:
+            if isinstance(self.config, BottleneckConfig):
+                save_bottlenecks(self.model, self.config, draft)
+            else:
+                _save_peft(self.model, draft)
+            stamp_folder(draft, base_digest)
+            if self.initial is not None and (self.initial / PROMPT_FILE).exists():
+                shutil.copy(self.initial / PROMPT_FILE, draft)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def attach_adapter(

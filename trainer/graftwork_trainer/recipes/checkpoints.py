@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from graftwork_adapters.durable import sync, sync_tree
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -30,6 +31,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def complete(checkpoint: Path) -> None:
+    """Makes a checkpoint that is written count, durably."""
+    sync_tree(checkpoint)
+    (checkpoint / _COMPLETE_FILE).touch()
+    sync(checkpoint)
+    sync(checkpoint.parent)
+
+
 class CheckpointedTrainer(Trainer):
     """Mixed into a trainer of TRL before it: saves what is trained and nothing else, in one way for
     all methods, beside what transformers keeps of optimizer, schedule, random numbers and place in
@@ -50,7 +59,7 @@ class CheckpointedTrainer(Trainer):
         # TRL's own writes a model card, for which it asks a hub.
         Trainer._save_checkpoint(self, model, trial)  # noqa: SLF001
         output = Path(str(self.args.output_dir))
-        (output / _FOLDER.format(self.state.global_step) / _COMPLETE_FILE).touch()
+        complete(output / _FOLDER.format(self.state.global_step))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from graftwork_trainer.recipes.checkpoints import last_checkpoint
+from graftwork_trainer.recipes.checkpoints import complete, last_checkpoint
 
 _WEIGHTS_FILE = "trained.safetensors"
 _OPTIMIZER_FILE = "optimizer.pt"
 _STATE_FILE = "state.json"
-_COMPLETE_FILE = "complete"  # written last
 
 
 @dataclass(slots=True)
@@ -41,7 +40,7 @@ def save_state(
     save_file(tensors, target / _WEIGHTS_FILE)
     torch.save(optimizer.state_dict(), target / _OPTIMIZER_FILE)
     (target / _STATE_FILE).write_text(json.dumps(asdict(state)))
-    (target / _COMPLETE_FILE).touch()
+    complete(target)
     if before is not None and before != target:
         shutil.rmtree(before)
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graftwork_adapters.durable import write_file
+
 from graftwork_trainer.base.model import TrainingBase
 from graftwork_trainer.recipes.hyperparameters import Hyperparameters
 
@@ -50,7 +52,7 @@ class TrainingSummary:
     metrics: Mapping[str, float] = field(default_factory=dict)  # others, on the validation split
 
     def write(self, folder: Path) -> None:
-        (folder / SUMMARY_FILE).write_text(json.dumps(asdict(self), indent=2))
+        write_file(folder / SUMMARY_FILE, json.dumps(asdict(self), indent=2).encode())
 
 
 def read_summary(folder: Path) -> TrainingSummary:
