@@ -54,7 +54,7 @@ from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
-from graftwork_server.shared_weights import share_weights
+from graftwork_server.shared_weights import remove_other_bases, share_weights
 from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
 from graftwork_server.version_prompts import VersionPrompts
@@ -122,6 +122,8 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         store = ImmutableStore(settings.adapter_store_dir, limits)
         stack.callback(store.close)
+        # The store is locked by now: no other server runs here.
+        remove_other_bases(base, settings.base_dir)
         registry = Registry(settings.data_dir / "registry.sqlite3", store, checking)
         stack.callback(registry.close)
 

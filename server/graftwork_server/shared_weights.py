@@ -53,6 +53,17 @@ def share_weights(base: BaseModel, root: Path) -> Path:
     return folder
 
 
+def remove_other_bases(base: BaseModel, root: Path) -> None:
+    """Removes the files of bases that were served before, and what a kill left half-written.
+
+    Call it once no other server can be using them: they are mapped by its trainers.
+    """
+    for path in root.glob("*"):
+        if path.name != base.digest.removeprefix("sha256:"):
+            logger.info("%s is removed: the server has another base now", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _is_whole(base: BaseModel, folder: Path) -> bool:
     """Whether the folder holds the very bytes of the base."""
     try:

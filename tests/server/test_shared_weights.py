@@ -7,7 +7,7 @@ from graftwork_adapters.base_file.reader import map_base
 from graftwork_server import attention
 from graftwork_server.base_model import prepare_base_model
 from graftwork_server.kernels.build import load_kernels
-from graftwork_server.shared_weights import BaseNotShareable, share_weights
+from graftwork_server.shared_weights import BaseNotShareable, remove_other_bases, share_weights
 
 from tests.server.sampling.tiny_tokenizers import byte_level
 from tests.support.tiny_models import tiny_model
@@ -65,6 +65,18 @@ def test_a_damaged_file_is_written_anew(model, tmp_path, caplog):
     assert "damaged" in caplog.text
     assert base.compute_digest() == base.digest
     assert base.digest_of(map_base(folder).tensors) == base.digest
+
+
+def test_files_of_other_bases_are_removed(model, tmp_path):
+    earlier = share_weights(base_of(model, "none"), tmp_path)
+    half = tmp_path / ".writing"
+    half.mkdir()
+    base = base_of(model, "int8")
+    folder = share_weights(base, tmp_path)
+    remove_other_bases(base, tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not earlier.exists()
+    assert base.compute_digest() == base.digest
 
 
 def test_a_root_that_cannot_be_written_is_an_error(model, tmp_path):

@@ -23,6 +23,7 @@ from graftwork_trainer.jobs.creation import JobCreator
 from graftwork_trainer.jobs.examples import JournalExamples
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.launcher import WorkerLauncher, WorkerSettings
+from graftwork_trainer.jobs.leftovers import Leftovers
 from graftwork_trainer.jobs.links import TrainingLinks
 from graftwork_trainer.jobs.metrics import TrainingMetrics
 from graftwork_trainer.jobs.policies import PolicyRunner
@@ -103,7 +104,7 @@ class Training:
         )
         self._supervisor = Supervisor(
             store,
-            folders,
+            Leftovers(store, folders, adapters, self._client.adapters, self._off_loop),
             launcher,
             TrainingLinks(journal, datasets),
             self._canaries,

@@ -25,6 +25,7 @@ from graftwork_trainer.errors import UnknownSnapshot
 from graftwork_trainer.jobs.catalogue import RECIPE_FORMATS, Catalogue
 from graftwork_trainer.jobs.creation import JobCreator
 from graftwork_trainer.jobs.folders import REPORT, JobFolders
+from graftwork_trainer.jobs.leftovers import Leftovers
 from graftwork_trainer.jobs.policies import PolicyRunner
 from graftwork_trainer.jobs.policy_store import PolicyStore
 from graftwork_trainer.jobs.records import Progress
@@ -42,6 +43,9 @@ SNAPSHOT = "sha256:" + "a" * 64
 
 class FakeAdapters:
     """One adapter with a live version, and one with none."""
+
+    def ephemeral_versions(self, name: str, owner: str) -> tuple[VersionRecord, ...]:
+        return ()
 
     def lookup(self, selector: Selector) -> VersionRecord:
         if selector.name == "draft":
@@ -108,8 +112,9 @@ async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
             call = asyncio.get_running_loop().run_in_executor
             return await call(executor, lambda: function(*args, **kwargs))
 
+        leftovers = Leftovers(store, folders, FakeAdapters(), None, off_loop)
         supervisor = Supervisor(
-            store, folders, None, None, None, executor=executor, observer=NoObserver()
+            store, leftovers, None, None, None, executor=executor, observer=NoObserver()
         )
         catalogue = Catalogue(RECIPE_FORMATS, frozenset({"LORA", "IA3"}))
         creator = JobCreator(store, catalogue, FakeAdapters(), examples, off_loop, supervisor.wake)

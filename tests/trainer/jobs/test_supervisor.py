@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from google.protobuf.duration_pb2 import Duration
-from graftwork.errors import NotFound, ResourceExhausted
+from graftwork.errors import NotFound, ResourceExhausted, Unavailable
 from graftwork.v1 import training_service_pb2 as pb
+from graftwork_adapters.records import VersionRecord
 from graftwork_trainer.jobs import run as run_module
 from graftwork_trainer.jobs import supervisor as supervisor_module
 from graftwork_trainer.jobs import tables
 from graftwork_trainer.jobs.folders import JobFolders
 from graftwork_trainer.jobs.launcher import WorkerLauncher, WorkerSettings
+from graftwork_trainer.jobs.leftovers import Leftovers
 from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
 from graftwork_trainer.jobs.states import JobState
 from graftwork_trainer.jobs.store import JobStore
@@ -60,11 +62,29 @@ class Observed:
 
 
 @dataclass
+class FakeAdapters:
+    """The registry and the client's way to delete of it."""
+
+    policies: dict[str, VersionRecord] = field(default_factory=dict)  # by the owner's id
+    error: Exception | None = None
+
+    def ephemeral_versions(self, name: str, owner: str) -> tuple[VersionRecord, ...]:
+        found = self.policies.get(owner)
+        return () if found is None else (found,)
+
+    async def delete(self, selector: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.policies = {o: v for o, v in self.policies.items() if v.selector != selector}
+
+
+@dataclass
 class Bench:
     store: JobStore
     folders: JobFolders
     observed: Observed
     executor: ThreadPoolExecutor
+    adapters: FakeAdapters = field(default_factory=FakeAdapters)
     max_duration_s: float = 60.0
 
     def supervisor(self, store: JobStore | None = None) -> Supervisor:
@@ -78,9 +98,14 @@ class Bench:
             methods=["LORA"],
             command=(sys.executable, str(WORKER)),
         )
+        store = store or self.store
+
+        async def off_loop(function, *args):
+            return await asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+
         return Supervisor(
-            store or self.store,
-            self.folders,
+            store,
+            Leftovers(store, self.folders, self.adapters, self.adapters, off_loop),
             launcher,
             self.observed,
             self.observed,
@@ -217,6 +242,43 @@ async def test_cancelling_a_waiting_job_ends_it_at_once(bench: Bench):
     job = bench.store.create(spec_of(do=["succeed"]))
     assert (await supervisor.cancel(job.id)).state is JobState.CANCELLED
     assert (await supervisor.cancel(job.id)).state is JobState.CANCELLED
+
+
+async def test_cancelling_a_job_that_went_back_to_the_queue_frees_its_work(bench: Bench):
+    supervisor = bench.supervisor()
+    job = bench.store.create(spec_of())
+    work = bench.folders.of(job.id) / "work"
+    work.mkdir(parents=True)
+    await supervisor.cancel(job.id)
+    assert not work.exists()
+
+
+async def test_what_jobs_left_that_ended_without_a_server_is_freed_at_start(bench: Bench):
+    jobs = {name: bench.store.create(spec_of(do=["hang"])) for name in ("asked", "waiting")}
+    bench.store.claim()
+    bench.store.cancel(jobs["asked"].id)  # and the server is killed
+    folders = {name: bench.folders.of(job.id) / "work" for name, job in jobs.items()}
+    folders["stranger"] = bench.folders.root / "0197" / "work"
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    async with bench.running():
+        assert {name for name, folder in folders.items() if folder.exists()} == {
+            "waiting",
+            "stranger",
+        }
+
+
+@pytest.mark.parametrize("error", [None, NotFound("it is gone"), Unavailable("draining")])
+async def test_the_policy_of_a_job_that_failed_is_freed(bench: Bench, error: Exception | None):
+    bench.adapters.error = error
+    job = bench.store.create(spec_of(do=["kill"], limits=pb.JobLimits(max_retries=0)))
+    bench.adapters.policies[job.id] = VersionRecord(
+        "poet", 3, "", "LORA", 4, 0, 0, 0, "", True, "", 0, ephemeral_owner=job.id
+    )
+    async with bench.running() as supervisor:
+        assert (await ended(supervisor, job.id)).state is JobState.FAILED
+    assert bool(bench.adapters.policies) == (error is not None)
+    assert not (bench.folders.of(job.id) / "work").exists()
 
 
 async def test_jobs_run_one_at_a_time_in_order(bench: Bench):

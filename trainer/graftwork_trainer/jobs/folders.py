@@ -39,6 +39,10 @@ class JobFolders:
             raise UnknownJob(job_id)
         return self.root / job_id
 
+    def with_work(self) -> list[str]:
+        """The jobs whose work folders are there."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{WORK}"))
+
     def clear(self, job_id: str) -> None:
         """Frees what only a running job needs, and keeps its curves."""
         folder = self.of(job_id)

@@ -17,7 +17,7 @@ from graftwork.status import WireError
 
 from graftwork_trainer.jobs.errors import WrongTransition
 from graftwork_trainer.jobs.feed import JobFeed
-from graftwork_trainer.jobs.folders import JobFolders
+from graftwork_trainer.jobs.leftovers import Leftovers
 from graftwork_trainer.jobs.outcome import End, Requeue, Retry, StopReason, what_follows
 from graftwork_trainer.jobs.records import CanaryRecord, JobRecord, Progress
 from graftwork_trainer.jobs.run import JobRun, WorkerStarter
@@ -60,7 +60,7 @@ class Supervisor:
     def __init__(
         self,
         store: JobStore,
-        folders: JobFolders,
+        leftovers: Leftovers,
         starter: WorkerStarter,
         links: Links,
         canaries: Canaries,
@@ -72,7 +72,7 @@ class Supervisor:
     ) -> None:
         self.feed = JobFeed()
         self._store = store
-        self._folders = folders
+        self._leftovers = leftovers
         self._starter = starter
         self._links = links
         self._canaries = canaries
@@ -93,6 +93,7 @@ class Supervisor:
         put_back = await self._off_loop(self._store.recover)
         if put_back:
             logger.info("%d training jobs go on after a restart", put_back)
+        await self._leftovers.sweep()
         self._loop_task = asyncio.create_task(self._work(), name="training jobs")
         self._lease_task = asyncio.create_task(self._keep_lease(), name="training lease")
 
@@ -122,6 +123,8 @@ class Supervisor:
             self._run.stop(StopReason.CANCELLED)
         elif record.state is JobState.RUNNING:
             self._to_cancel.add(job_id)
+        else:  # it may have run before it went back to the queue
+            await self._leftovers.clear(record)
         self.feed.changed(job_id)
         await self._report()
         return self.latest(record)
@@ -195,6 +198,7 @@ class Supervisor:
                     end = await run.attempt(self._starter)
                     if end.stopped is StopReason.LEASE_LOST:
                         logger.warning("training job %s is run by another server", job.id)
+                        await self._leftovers.clear(job)
                         return
                     next_step = what_follows(end, run.limits, crashes=run.job.crashes)
                 except WireError as error:  # a spec that this server does not take any more
@@ -230,7 +234,7 @@ class Supervisor:
                 "passed" if step.state is JobState.SUCCEEDED else "refused"
             )
         logger.info("training job %s %s %s", job_id, step.state.value, step.message)
-        await self._off_loop(self._folders.clear, job_id)
+        await self._leftovers.clear(run.job)
 
     async def _begin_canary(self, canary: CanaryRecord, end: End) -> End:
         try:
