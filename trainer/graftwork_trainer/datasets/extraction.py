@@ -12,14 +12,14 @@ reward         reward; unpaired: by threshold
 """
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from graftwork.v1 import feedback_service_pb2
 
-from graftwork_trainer.datasets import prompts
 from graftwork_trainer.datasets.examples import (
     FORMATS,
     ClassificationExample,
@@ -31,6 +31,7 @@ from graftwork_trainer.datasets.examples import (
     UnpairedExample,
 )
 from graftwork_trainer.datasets.judged import Answer, Asked, Item, Judged, Nothing
+from graftwork_trainer.datasets.votes import Votes
 
 _PAIRED = {"preference", "reward"}
 
@@ -55,18 +56,17 @@ def examples(
     if format_name not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format_name!r}")
     counts = Counter[str]() if dropped is None else dropped
-    votes = _Votes()
-    for feedback, generations in judged:
-        item = Item.of(feedback, generations)
-        try:
-            if item.kind == "thumbs" and format_name in _PAIRED:
-                votes.add(item)
-            else:
-                yield from _numbered(_made(item, format_name, reward_threshold))
-        except Nothing as nothing:
-            counts[str(nothing)] += 1
-    if format_name in _PAIRED:
-        yield from votes.pairs(format_name, counts)
+    with closing(Votes()) as votes:
+        for feedback, generations in judged:
+            item = Item.of(feedback, generations)
+            try:
+                if item.kind == "thumbs" and format_name in _PAIRED:
+                    votes.add(item)
+                else:
+                    yield from _numbered(_made(item, format_name, reward_threshold))
+            except Nothing as nothing:
+                counts[str(nothing)] += 1
+        yield from _voted(votes, format_name, counts)
 
 
 def _made(item: Item, format_name: str, threshold: float | None) -> list[Example]:
@@ -193,42 +193,10 @@ def _numbered(made: list[Example]) -> Iterator[Example]:
         yield example if index == 0 else replace(example, id=f"{example.id}-{index}")
 
 
-@dataclass(slots=True)
-class _Verdict:
-    """The thumbs that one answer got."""
-
-    item: Item  # the first
-    asked: Asked
-    answer: Answer
-    by_voter: dict[str, int] = field(default_factory=dict)  # 1 up, -1 down; the voter's last
-
-    @property
-    def score(self) -> int:
-        return sum(self.by_voter.values())
-
-
-class _Votes:
-    """Thumbs by prompt and answer, until all are known."""
-
-    def __init__(self) -> None:
-        self._verdicts: dict[tuple[str, prompts.Prompt], dict[str, _Verdict]] = defaultdict(dict)
-
-    def add(self, item: Item) -> None:
-        vote = 1 if item.feedback.thumbs == feedback_service_pb2.THUMBS_UP else -1
-        for asked, answer in item.answered():
-            verdicts = self._verdicts[asked.task, asked.prompt]
-            verdict = verdicts.setdefault(answer.text, _Verdict(item, asked, answer))
-            # Whoever gives no name votes each time anew.
-            verdict.by_voter[item.feedback.author or item.feedback.id] = vote
-
-    def pairs(self, format_name: str, counts: Counter[str]) -> Iterator[Example]:
-        """Each answer that is liked over one to the same prompt that is not. Every answer takes
-        part in at most one pair, so that a popular prompt does not outweigh all others."""
-        for verdicts in self._verdicts.values():
-            liked = [verdict for verdict in verdicts.values() if verdict.score > 0]
-            disliked = [verdict for verdict in verdicts.values() if verdict.score < 0]
-            counts["contradictory"] += len(verdicts) - len(liked) - len(disliked)
-            for up, down in zip(liked, disliked, strict=False):
-                common = up.item.common(up.asked, [up.answer, down.answer])
-                common["feedback_ids"] = (up.item.feedback.id, down.item.feedback.id)
-                yield _comparison(common, up.answer.text, down.answer.text, format_name)
+def _voted(votes: Votes, format_name: str, counts: Counter[str]) -> Iterator[Example]:
+    for up, down in votes.pairs():
+        common = up.item.common(up.asked, [up.answer, down.answer])
+        common["feedback_ids"] = (up.item.feedback.id, down.item.feedback.id)
+        yield _comparison(common, up.answer.text, down.answer.text, format_name)
+    if contradictory := votes.num_contradictory:
+        counts["contradictory"] += contradictory
