@@ -306,6 +306,7 @@ def build_training(
         registry=metrics.registry,
         data=settings.data_dir / "training",
         base=settings.base_dir / base.digest.removeprefix("sha256:"),
+        template_hash=template_hash(base.tokenizer.chat_template),
         methods=trainable_methods().keys(),
         new_id=ids.new,
     )

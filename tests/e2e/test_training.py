@@ -7,11 +7,15 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from graftwork import Conversation, FailedPrecondition, JobState, Message, TrainingJob
 from graftwork.feedback_types import Refusal
+from graftwork_server.generation_log import template_hash
+from graftwork_trainer.datasets.snapshot import open_snapshot, rebuild
+from graftwork_trainer.feedback_stream import exported
 
 from tests.support.server import ServerUnderTest, serving, tiny_settings, until
 from tests.support.tiny_serving import TinyBase, model_digest, one_torch_thread, tiny_base
@@ -131,6 +135,29 @@ async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None
     # Some of these are held out, but not all.
     deletions = [await running.client.feedback.delete(author=f"a{n}") for n in range(8)]
     assert ("lengths@1",) in [deletion.trained_versions for deletion in deletions]
+
+
+async def test_a_snapshot_is_made_again_whatever_feedback_has_come(
+    running: ServerUnderTest, tmp_path: Path
+) -> None:
+    await label_words(running, 60)
+    job = await running.client.training.start("lengths", **SPEC, promotion={"mode": "none"})
+    await label_words(running, 20, start=60)  # while it is queued or trains
+    job = await ended(running, job)
+    await label_words(running, 20, start=80)
+    snapshot = open_snapshot(tmp_path / "data/training/datasets", job.snapshot)
+    again = await asyncio.to_thread(
+        rebuild,
+        snapshot,
+        lambda selection: exported(
+            f"127.0.0.1:{running.server.port}", replace(snapshot.settings, selection=selection)
+        ),
+        tmp_path / "elsewhere",
+    )
+    assert again.digest == job.snapshot
+    assert sum(again.count(split) for split in ("train", "validation", "golden")) <= 60
+    chat_template = running.base.tokenizer.chat_template
+    assert again.manifest["template_hash"] == template_hash(chat_template) != ""
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ class JobPhases:
             snapshot = snapshots.open_snapshot(root, digest)
         else:
             examples = exported(self._order.server, dataset.settings)
-            snapshot = snapshots.build(examples, dataset.settings, root)
+            snapshot = snapshots.build(
+                examples, dataset.settings, root, template_hash=self._order.template_hash
+            )
         self._file.update(snapshot=snapshot.digest)
         self._tell(events.Snapshot(snapshot.digest))
         return snapshot

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ from graftwork_trainer.journal.database import Database
 from tests.support.server import until
 from tests.trainer.jobs.queue import ids, spec_of
 
+NOW_NS = 1_700_000_000 * 10**9
 SNAPSHOT = "sha256:" + "a" * 64
 
 
@@ -297,6 +299,28 @@ async def test_a_policy_may_not_be_changed_into_one_that_never_starts(bench: Ben
     request.update_mask.paths[:] = ["name"]
     with refused(INVALID, "INVALID_FIELD", "update_mask"):
         await bench.stub.UpdateTrainingPolicy(request)
+
+
+@pytest.mark.parametrize(("sent_ns", "kept_ns"), [(None, NOW_NS), (7, 7), (2 * NOW_NS, NOW_NS)])
+async def test_a_job_takes_no_feedback_that_comes_after_it(
+    bench: Bench, sent_ns: int | None, kept_ns: int
+):
+    creator = dataclasses.replace(bench.creator, clock_ns=lambda: NOW_NS)
+    spec = spec_of()
+    if sent_ns is not None:
+        spec.dataset.selection.before.FromNanoseconds(sent_ns)
+    before = pb.TrainingJobSpec.FromString(spec.SerializeToString())
+    job = await creator.create(spec)
+    assert job.spec.dataset.selection.before.ToNanoseconds() == kept_ns
+    assert spec == before
+
+
+async def test_a_job_on_a_snapshot_has_no_selection(bench: Bench):
+    spec = spec_of()
+    spec.ClearField("dataset")
+    spec.dataset.snapshot = SNAPSHOT
+    job = await bench.creator.create(spec)
+    assert not job.spec.dataset.HasField("selection")
 
 
 async def test_a_policy_starts_one_job_for_what_is_new(bench: Bench):

@@ -95,6 +95,7 @@ class Bench:
             server="unix:/nowhere",
             base=Path("/nowhere"),
             snapshots=Path("/nowhere"),
+            template_hash="",
             methods=["LORA"],
             command=(sys.executable, str(WORKER)),
         )

@@ -7,7 +7,6 @@ from graftwork_trainer.jobs.records import PolicyRecord
 from graftwork_trainer.jobs.triggers import (
     PolicySituation,
     is_due,
-    job_spec,
     next_spec,
     next_time_ns,
 )
@@ -82,10 +81,9 @@ def test_each_item_counts_once(arrivals: list[int], wanted: int):
     assert unread < wanted
 
 
-def test_jobs_take_what_came_until_now_and_the_next_what_comes_after():
+def test_the_next_job_takes_what_comes_after_the_one_before():
     record = policy(min_new_feedback=1)
     now = START_NS + 5
-    assert job_spec(record, now).dataset.selection.before.ToNanoseconds() == now
     after = next_spec(record, now).dataset.selection
     assert after.after.ToNanoseconds() == now
     assert not after.HasField("before")

@@ -1,5 +1,6 @@
 """Queues jobs, for callers and policies, once they are checked against what the server holds."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +45,7 @@ class JobCreator:
     examples: Examples
     off_loop: OffLoop
     wake: Callable[[], None]
+    clock_ns: Callable[[], int] = time.time_ns
 
     async def create(
         self,
@@ -65,6 +67,8 @@ class JobCreator:
         if parsed.initial_version:
             wanted.initial_version = self._exact(parsed.initial_version)
         await self._check_dataset(parsed.dataset)
+        if parsed.dataset.settings is not None:
+            self._fix_end(wanted.dataset.selection)
         record: JobRecord = await self.off_loop(
             self.store.create, wanted, policy=policy, request=request
         )
@@ -79,6 +83,13 @@ class JobCreator:
         except AdapterError as error:
             error.field = field
             raise
+
+    def _fix_end(self, selection: feedback_service_pb2.ExampleSelection) -> None:
+        """Feedback that comes after the job is for another one: so each attempt trains on the same,
+        and a snapshot can be made again."""
+        now_ns = self.clock_ns()
+        if not selection.HasField("before") or selection.before.ToNanoseconds() > now_ns:
+            selection.before.FromNanoseconds(now_ns)
 
     async def _check_dataset(self, dataset: DatasetSpec) -> None:
         if dataset.snapshot:

@@ -44,6 +44,7 @@ class JobOrder:
     threads: int
     niceness: int
     scheduling: Scheduling
+    template_hash: str  # of the base's chat template
     methods: tuple[str, ...]  # that the server takes
 
     def write(self, path: Path) -> None:
@@ -69,6 +70,7 @@ class WorkerLauncher:
         server: str,
         base: Path,
         snapshots: Path,
+        template_hash: str,
         methods: Collection[str],
         command: Sequence[str] = COMMAND,
     ) -> None:
@@ -77,6 +79,7 @@ class WorkerLauncher:
         self._server = server
         self._base = base
         self._snapshots = snapshots
+        self._template_hash = template_hash
         self._methods = tuple(sorted(methods))
         self._command = command
 
@@ -108,6 +111,7 @@ class WorkerLauncher:
             server_pid=os.getpid(),
             base=str(self._base),
             snapshots=str(self._snapshots),
+            template_hash=self._template_hash,
             threads=self._settings.threads,
             niceness=self._settings.niceness,
             scheduling=self._settings.scheduling,

@@ -12,7 +12,7 @@ from graftwork_adapters.mutation import MutationRequest
 from graftwork_trainer.jobs.creation import JobCreator
 from graftwork_trainer.jobs.policy_store import PolicyStore
 from graftwork_trainer.jobs.records import PolicyRecord
-from graftwork_trainer.jobs.triggers import PolicySituation, is_due, job_spec, next_spec
+from graftwork_trainer.jobs.triggers import PolicySituation, is_due, next_spec
 from graftwork_trainer.jobs.validate import parse_dataset
 
 logger = logging.getLogger(__name__)
@@ -79,11 +79,9 @@ class PolicyRunner:
     async def _start(self, policy: PolicyRecord) -> None:
         """A crash between the two writes repeats the first one under the same request id, which
         finds the job that is there."""
-        now_ns = self._clock_ns()
-        spec = job_spec(policy, now_ns)
         key = f"{policy.name}/{policy.create_time_ns}/{policy.last_start_time_ns}"
         request = MutationRequest(str(uuid.uuid5(_NAMESPACE, key)), "")
-        job = await self._creator.create(spec, policy=policy.name, request=request)
+        job = await self._creator.create(policy.spec, policy=policy.name, request=request)
         began_ns = job.spec.dataset.selection.before.ToNanoseconds()
         # As it is now: someone may have changed it meanwhile.
         policy = await self._creator.off_loop(self._policies.get, policy.name)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from croniter import croniter
-from google.protobuf.timestamp_pb2 import Timestamp
 from graftwork.v1 import training_service_pb2 as pb
 
 from graftwork_trainer.jobs.records import PolicyRecord
@@ -41,25 +40,10 @@ def next_time_ns(schedule: str, after_ns: int) -> int:
     return int(croniter(schedule, after).get_next(float) * 1e9)
 
 
-def job_spec(policy: PolicyRecord, now_ns: int) -> pb.TrainingJobSpec:
-    """What the policy starts now: its spec, with feedback until now."""
+def next_spec(policy: PolicyRecord, began_ns: int) -> pb.TrainingJobSpec:
+    """What the policy starts after a job with feedback until `began_ns`: its spec, with feedback
+    from then on."""
     spec = pb.TrainingJobSpec()
     spec.CopyFrom(policy.spec)
-    selection = spec.dataset.selection
-    if not selection.HasField("before") or selection.before.ToNanoseconds() > now_ns:
-        selection.before.CopyFrom(_timestamp(now_ns))
+    spec.dataset.selection.after.FromNanoseconds(began_ns)
     return spec
-
-
-def next_spec(policy: PolicyRecord, now_ns: int) -> pb.TrainingJobSpec:
-    """What the policy starts after that: its spec, with feedback from now on."""
-    spec = pb.TrainingJobSpec()
-    spec.CopyFrom(policy.spec)
-    spec.dataset.selection.after.CopyFrom(_timestamp(now_ns))
-    return spec
-
-
-def _timestamp(time_ns: int) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(time_ns)
-    return stamp
