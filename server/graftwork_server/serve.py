@@ -4,29 +4,16 @@ import asyncio
 import contextlib
 import gc
 import logging
-import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
 import torch
-from graftwork.v1 import (
-    adapter_service_pb2,
-    adapter_service_pb2_grpc,
-    feedback_service_pb2,
-    feedback_service_pb2_grpc,
-    generation_service_pb2,
-    generation_service_pb2_grpc,
-)
+from graftwork.v1 import feedback_service_pb2, feedback_service_pb2_grpc
 from graftwork_adapters.background import background_executor
-from graftwork_adapters.limits import AdapterLimits
-from graftwork_adapters.prompt_builder import PromptBuilder
-from graftwork_adapters.registration import Registrar
 from graftwork_adapters.registry import Registry
-from graftwork_adapters.service import AdapterServicer
-from graftwork_adapters.store import ImmutableStore
 from graftwork_trainer.jobs.launcher import WorkerSettings
 from graftwork_trainer.journal.errors import JournalNotUsable
 from graftwork_trainer.journal.journal import Journal
@@ -37,34 +24,28 @@ from graftwork_trainer.wiring import Training, TrainingSettings
 from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
-from graftwork_server.adapter_choice import AdapterChooser
 from graftwork_server.base_model import BaseModel, load_base_model
-from graftwork_server.constraints import ConstraintCompiler
+from graftwork_server.core_services import (
+    AdapterFiles,
+    add_adapter_service,
+    add_generation_service,
+)
 from graftwork_server.default_model import DISPLAY_NAME, ensure_default_model
-from graftwork_server.detokenizer import Detokenizer
 from graftwork_server.dispatcher import Dispatcher
-from graftwork_server.engine_parts import build_engine, usable_cores
+from graftwork_server.engine_parts import EngineParts, build_engine, usable_cores
 from graftwork_server.errors import EngineDied, StartupError
 from graftwork_server.generation_log import template_hash
-from graftwork_server.generation_service import GenerationParts, GenerationServicer
 from graftwork_server.grpc_server import add_health, bind, new_grpc_server
 from graftwork_server.ids import IdGenerator
 from graftwork_server.kernels.build import load_kernels
-from graftwork_server.live_versions import LiveVersions
 from graftwork_server.metrics import Metrics, MetricsServer
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
 from graftwork_server.shared_weights import remove_other_bases, share_weights
-from graftwork_server.validate import RequestValidator
 from graftwork_server.version import VERSION
-from graftwork_server.version_prompts import VersionPrompts
 
 logger = logging.getLogger(__name__)
 
-SERVICES = (
-    generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
-    adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
-)
 # Served where the journal is enabled.
 FEEDBACK_SERVICE = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
@@ -114,88 +95,77 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         checking = stack.enter_context(background_executor())
         preparing = stack.enter_context(ThreadPoolExecutor(2, "prepare"))
 
-        limits = AdapterLimits(
-            max_rank=settings.adapters.max_rank,
-            max_weights_bytes=settings.adapters.max_upload_bytes,
-            require_verified_base=settings.adapters.require_verified_base,
-        )
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        store = ImmutableStore(settings.adapter_store_dir, limits)
-        stack.callback(store.close)
-        # The store is locked by now: no other server runs here.
-        remove_other_bases(base, settings.base_dir)
-        registry = Registry(settings.data_dir / "registry.sqlite3", store, checking)
-        stack.callback(registry.close)
-
+        files = AdapterFiles.open(settings, checking, stack)
+        remove_other_bases(base, settings.base_dir)  # no other server has the data folder now
         ids = IdGenerator()
         journal = open_journal(settings, metrics, ids, stack)
+        engine = build_engine(
+            settings, base, files.store, files.limits, loading=loading, metrics=metrics
+        )
+        start_engine(engine, settings, stack)
+        dispatcher = engine.dispatcher
 
-        parts = build_engine(settings, base, store, limits, loading=loading, metrics=metrics)
-        parts.engine.start(
-            parts.dispatcher.publish,
-            parts.dispatcher.engine_died,
-            threads=settings.engine.threads or usable_cores(),
-        )
-        stack.callback(parts.engine.stop)
-        dispatcher = parts.dispatcher
-        generation = GenerationParts(
-            base=base,
-            adapters=AdapterChooser(registry, parts.compositions),
-            dispatcher=dispatcher,
-            validator=RequestValidator(
-                parts.request_limits, base.vocab_size, lambda: secrets.randbits(64)
-            ),
-            prompts=PromptBuilder(base.tokenizer),
-            version_prompts=VersionPrompts(store, limits),
-            constraints=ConstraintCompiler(base.tokenizer, base.end_token_ids, base.vocab_size),
-            detokenizer=Detokenizer(base.tokenizer),
-            limits=parts.request_limits,
-            metrics=metrics,
-            executor=preparing,
-            ids=ids,
-            log=journal,
-            template_hash=template_hash(base.tokenizer.chat_template),
-        )
-        live_versions = LiveVersions(registry, metrics)
-        live_versions.report_all()
-        registrar = Registrar(registry, store, base, settings.adapters.roots, limits)
-        adapter_servicer = AdapterServicer(registrar, parts.tiers, checking, live_versions.report)
         server = new_grpc_server(settings.grpc, metrics, lambda: dispatcher.is_draining)
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            GenerationServicer(generation), server
-        )
-        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            adapter_servicer, server
-        )
-        services = [*SERVICES, *add_feedback_service(server, journal, stack)]
+        services = [
+            add_generation_service(
+                server,
+                base,
+                files,
+                engine,
+                metrics=metrics,
+                ids=ids,
+                log=journal,
+                preparing=preparing,
+            ),
+            add_adapter_service(
+                server,
+                base,
+                files,
+                engine,
+                metrics=metrics,
+                roots=settings.adapters.roots,
+                checking=checking,
+            ),
+            *add_feedback_service(server, journal, stack),
+        ]
         training = build_training(
-            settings, base, journal=journal, registry=registry, metrics=metrics, ids=ids
+            settings, base, journal=journal, registry=files.registry, metrics=metrics, ids=ids
         )
         if training is not None:
             stack.callback(training.close)
             services += training.add_to(server)
-        health_servicer = add_health(server, services)
         port = bind(server, settings.grpc)
-        metrics_server = MetricsServer(
-            metrics.registry, settings.metrics.host, settings.metrics.port
-        )
-        stack.callback(metrics_server.stop)
-        await server.start()
-        for service in ("", *services):
-            await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-        try:
-            if training is not None:
-                await training.start()
+        metrics_port = serve_metrics(settings, metrics, stack)
+        async with answering(server, services, dispatcher, training, settings.grpc.drain_grace_s):
             yield RunningServer(
-                port, metrics_server.port, base, parts.scheduler, dispatcher, registry, journal
+                port, metrics_port, base, engine.scheduler, dispatcher, files.registry, journal
             )
-        finally:
-            await health_servicer.enter_graceful_shutdown()
-            if training is not None:
-                await training.stop()
-            if not await dispatcher.drain(settings.grpc.drain_grace_s):
-                logger.warning("%d requests were cut off", dispatcher.num_in_flight)
-            await server.stop(grace=1.0)
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    server: grpc.aio.Server,
+    services: Sequence[str],
+    dispatcher: Dispatcher,
+    training: Training | None,
+    drain_grace_s: float,
+) -> AsyncIterator[None]:
+    """Answers requests and runs training jobs while inside; drains on the way out."""
+    health = add_health(server, services)
+    await server.start()
+    for service in ("", *services):
+        await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        if training is not None:
+            await training.start()
+        yield
+    finally:
+        await health.enter_graceful_shutdown()
+        if training is not None:
+            await training.stop()
+        if not await dispatcher.drain(drain_grace_s):
+            logger.warning("%d requests were cut off", dispatcher.num_in_flight)
+        await server.stop(grace=1.0)
 
 
 async def serve(
@@ -229,6 +199,22 @@ def spare_long_collections() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def start_engine(engine: EngineParts, settings: Settings, stack: contextlib.AsyncExitStack) -> None:
+    engine.engine.start(
+        engine.dispatcher.publish,
+        engine.dispatcher.engine_died,
+        threads=settings.engine.threads or usable_cores(),
+    )
+    stack.callback(engine.engine.stop)
+
+
+def serve_metrics(settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> int:
+    """Returns the port."""
+    server = MetricsServer(metrics.registry, settings.metrics.host, settings.metrics.port)
+    stack.callback(server.stop)
+    return server.port
 
 
 def new_metrics(settings: Settings, base: BaseModel) -> Metrics:
