@@ -14,13 +14,14 @@ import torch
 from graftwork.v1 import feedback_service_pb2, feedback_service_pb2_grpc
 from graftwork_adapters.background import background_executor
 from graftwork_adapters.registry import Registry
+from graftwork_trainer.datasets.redaction import Redactor
 from graftwork_trainer.jobs.launcher import WorkerSettings
 from graftwork_trainer.journal.errors import JournalNotUsable
 from graftwork_trainer.journal.journal import Journal
 from graftwork_trainer.journal.judge import Rules
 from graftwork_trainer.journal.service import FeedbackServicer
 from graftwork_trainer.methods.catalogue import trainable_methods
-from graftwork_trainer.wiring import Training, TrainingSettings
+from graftwork_trainer.wiring import DATASETS, Training, TrainingSettings
 from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
@@ -99,6 +100,9 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         remove_other_bases(base, settings.base_dir)  # no other server has the data folder now
         ids = IdGenerator()
         journal = open_journal(settings, metrics, ids, stack)
+        redactor = (
+            Redactor(settings.training_dir / DATASETS, journal.deleted_items) if journal else None
+        )
         engine = build_engine(
             settings, base, files.store, files.limits, loading=loading, metrics=metrics
         )
@@ -126,10 +130,16 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
                 roots=settings.adapters.roots,
                 checking=checking,
             ),
-            *add_feedback_service(server, journal, stack),
+            *add_feedback_service(server, journal, redactor, stack),
         ]
         training = build_training(
-            settings, base, journal=journal, registry=files.registry, metrics=metrics, ids=ids
+            settings,
+            base,
+            journal=journal,
+            redactor=redactor,
+            registry=files.registry,
+            metrics=metrics,
+            ids=ids,
         )
         if training is not None:
             stack.callback(training.close)
@@ -254,15 +264,19 @@ def open_journal(
 
 
 def add_feedback_service(
-    server: grpc.aio.Server, journal: Journal | None, stack: contextlib.AsyncExitStack
+    server: grpc.aio.Server,
+    journal: Journal | None,
+    redactor: Redactor | None,
+    stack: contextlib.AsyncExitStack,
 ) -> list[str]:
     """Returns the names of what it has added: nothing without a journal."""
-    if journal is None:
+    if journal is None or redactor is None:
         return []
     reading = stack.enter_context(ThreadPoolExecutor(2, "journal-read"))
     feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(  # type: ignore[no-untyped-call]
-        FeedbackServicer(journal, reading), server
+        FeedbackServicer(journal, reading, redactor.redact), server
     )
+    reading.submit(redactor.catch_up)
     return [FEEDBACK_SERVICE]
 
 
@@ -271,12 +285,13 @@ def build_training(
     base: BaseModel,
     *,
     journal: Journal | None,
+    redactor: Redactor | None,
     registry: Registry,
     metrics: Metrics,
     ids: IdGenerator,
 ) -> Training | None:
     """None where training is not enabled, or there is no journal to keep its jobs."""
-    if not settings.training.enabled or journal is None:
+    if not settings.training.enabled or journal is None or redactor is None:
         return None
     wanted = settings.training
     workers = WorkerSettings(
@@ -288,9 +303,10 @@ def build_training(
     return Training(
         TrainingSettings(workers, check_interval_s=wanted.check_interval_s),
         journal=journal,
+        redactor=redactor,
         adapters=registry,
         registry=metrics.registry,
-        data=settings.data_dir / "training",
+        data=settings.training_dir,
         base=settings.base_dir / base.digest.removeprefix("sha256:"),
         template_hash=template_hash(base.tokenizer.chat_template),
         methods=trainable_methods().keys(),

@@ -221,6 +221,10 @@ class Settings(_Frozen):
         return self.data_dir / "base"
 
     @property
+    def training_dir(self) -> Path:
+        return self.data_dir / "training"
+
+    @property
     def adapter_store_dir(self) -> Path:
         return self.adapters.store_dir or self.data_dir / "adapters"
 

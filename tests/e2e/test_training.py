@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -100,7 +101,7 @@ async def first_job(running: ServerUnderTest) -> TrainingJob:
     raise AssertionError("no job was started")
 
 
-async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None:
+async def test_feedback_becomes_a_live_version(running: ServerUnderTest, tmp_path: Path) -> None:
     training = running.client.training
     await label_words(running, 160)
     job = await training.start("lengths", **SPEC)
@@ -135,6 +136,11 @@ async def test_feedback_becomes_a_live_version(running: ServerUnderTest) -> None
     # Some of these are held out, but not all.
     deletions = [await running.client.feedback.delete(author=f"a{n}") for n in range(8)]
     assert ("lengths@1",) in [deletion.trained_versions for deletion in deletions]
+    datasets = tmp_path / "data/training/datasets"
+    texts = [path.read_text() for path in datasets.rglob("*.jsonl")]
+    authors = {int(number) for text in texts for number in re.findall(r'"author": ?"a(\d+)"', text)}
+    assert min(authors) >= 8
+    assert "redacted" in open_snapshot(datasets, job.snapshot).manifest
 
 
 async def test_a_snapshot_is_made_again_whatever_feedback_has_come(

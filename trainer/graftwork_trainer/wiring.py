@@ -16,6 +16,7 @@ from graftwork.v1 import training_service_pb2, training_service_pb2_grpc
 from graftwork_adapters.directory import Directory
 from prometheus_client import CollectorRegistry
 
+from graftwork_trainer.datasets.redaction import Redactor
 from graftwork_trainer.datasets.snapshot import open_snapshot
 from graftwork_trainer.jobs.canaries import CanaryWatcher, JournalFeedback
 from graftwork_trainer.jobs.catalogue import RECIPE_FORMATS, Catalogue
@@ -35,6 +36,8 @@ from graftwork_trainer.jobs.supervisor import Supervisor
 from graftwork_trainer.journal.journal import Journal
 
 SERVICE = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+
+DATASETS = "datasets"  # folder in that of the training
 
 _DATABASE_THREADS = 2
 
@@ -64,6 +67,7 @@ class Training:
         settings: TrainingSettings,
         *,
         journal: Journal,
+        redactor: Redactor,
         adapters: Directory,
         registry: CollectorRegistry,
         data: Path,
@@ -72,14 +76,14 @@ class Training:
         methods: Collection[str],
         new_id: Callable[[], str],
     ) -> None:
-        """`data` holds the jobs and the datasets, `base` the weights that trainers map;
-        `template_hash` names the base's chat template, and `methods` are PEFT's names of those that
-        can be trained."""
+        """`data` holds the jobs and the datasets (`redactor` is of these), `base` the weights that
+        trainers map. `template_hash` names the base's chat template, and `methods` are PEFT's names
+        of those that can be trained."""
         self._executor = ThreadPoolExecutor(_DATABASE_THREADS, "training")
         # Of the server's own machine and user: no TLS, and nobody else may open it.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="graftwork-"))
         self.target = f"unix:{self._socket_folder / 'server.sock'}"
-        datasets = data / "datasets"
+        datasets = data / DATASETS
         metrics = TrainingMetrics(registry)
         server = server_id(data)
         store = JobStore(journal.database, new_id, server=server)
@@ -107,7 +111,14 @@ class Training:
         )
         self._supervisor = Supervisor(
             store,
-            Leftovers(store, folders, adapters, self._client.adapters, self._off_loop),
+            Leftovers(
+                store,
+                folders,
+                adapters,
+                deletion=self._client.adapters,
+                redact=redactor.catch_up_snapshot,
+                off_loop=self._off_loop,
+            ),
             launcher,
             TrainingLinks(journal, datasets),
             self._canaries,

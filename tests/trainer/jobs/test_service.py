@@ -114,7 +114,9 @@ async def bench(database: Database, tmp_path: Path) -> AsyncIterator[Bench]:
             call = asyncio.get_running_loop().run_in_executor
             return await call(executor, lambda: function(*args, **kwargs))
 
-        leftovers = Leftovers(store, folders, FakeAdapters(), None, off_loop)
+        leftovers = Leftovers(
+            store, folders, FakeAdapters(), deletion=None, redact=None, off_loop=off_loop
+        )
         supervisor = Supervisor(
             store, leftovers, None, None, None, executor=executor, observer=NoObserver()
         )

@@ -16,6 +16,7 @@ from graftwork_trainer.jobs.policy_store import CanaryStore, PolicyStore
 from graftwork_trainer.jobs.records import CanaryDraft, CanaryRecord
 from graftwork_trainer.jobs.states import TRANSITIONS, JobState
 from graftwork_trainer.jobs.store import JobStore
+from graftwork_trainer.journal import schema
 from graftwork_trainer.journal.database import Database
 from graftwork_trainer.journal.migrations.versions import r0002_training
 
@@ -52,6 +53,7 @@ def test_canaries_and_jobs_of_the_first_release_go_on(each_database: Database):
     canary = {"adapter": "poet", "version": 2, "incumbent": 1, "feedback": 20, "tolerance": 0.1}
     with each_database.write() as connection:
         tables.metadata.drop_all(connection)
+        schema.deleted_items.drop(connection)
         context = MigrationContext.configure(connection)
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
         with Operations.context(context):

@@ -41,6 +41,7 @@ class Observed:
     verdicts: list[str] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     canaries: list[CanaryRecord] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
     canary_errors: list[Exception] = field(default_factory=list)  # what the next attempts meet
 
     async def begin(self, record: CanaryRecord) -> None:
@@ -106,7 +107,14 @@ class Bench:
 
         return Supervisor(
             store,
-            Leftovers(store, self.folders, self.adapters, self.adapters, off_loop),
+            Leftovers(
+                store,
+                self.folders,
+                self.adapters,
+                deletion=self.adapters,
+                redact=self.observed.redacted.append,
+                off_loop=off_loop,
+            ),
             launcher,
             self.observed,
             self.observed,
@@ -172,6 +180,7 @@ async def test_a_job_runs_to_its_end(bench: Bench):
     assert (job.state, job.attempt, job.version) == (JobState.SUCCEEDED, 1, "poet@1")
     assert job.snapshot == "sha256:" + "5" * 64
     assert bench.observed.links == [("poet@1", job.snapshot)]
+    assert bench.observed.redacted == [job.snapshot]
     assert job.progress.loss == 2.5
     assert 0 < job.start_time_ns < job.end_time_ns
     assert job.run_time_s > 0

@@ -48,7 +48,7 @@ from graftwork_trainer.errors import (
 MIN_EXAMPLES = 10  # usable ones: fewer cannot be split and say nothing when evaluated
 SPLITS = ("train", "validation", "golden")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +146,28 @@ def build(
 
 
 def open_snapshot(root: Path, digest: str) -> Snapshot:
-    """Reads a snapshot and checks all its bytes. Raises UnknownSnapshot, DamagedSnapshot."""
-    folder = _folder(root, digest)
-    if _DIGEST.fullmatch(digest) is None or not folder.is_dir():
+    """Reads a snapshot and checks all its bytes; one that was redacted since gives the one in its
+    place. Raises UnknownSnapshot, DamagedSnapshot."""
+    if _DIGEST.fullmatch(digest) is None:
         raise UnknownSnapshot(digest)
+    folder = folder_of(root, digest)
+    if not folder.is_dir():
+        try:
+            successor = successor_file(root, digest).read_text()
+        except FileNotFoundError:
+            raise UnknownSnapshot(digest) from None
+        return open_snapshot(root, successor)
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        if manifest["digest"] != digest or _digest_of(manifest) != digest:
-            raise DamagedSnapshot(digest, f"{_MANIFEST} was changed")
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["digest"] != digest or digest_of(manifest) != digest:
+            raise DamagedSnapshot(digest, f"{MANIFEST} was changed")
         for name, listed in manifest["files"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != listed["sha256"]:
                 raise DamagedSnapshot(digest, f"{name} was changed")
     except FileNotFoundError as error:
         raise DamagedSnapshot(digest, f"{Path(error.filename).name} is missing") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DamagedSnapshot(digest, f"{_MANIFEST} cannot be read") from None
+        raise DamagedSnapshot(digest, f"{MANIFEST} cannot be read") from None
     return Snapshot(digest, folder, manifest)
 
 
@@ -230,21 +237,27 @@ def _write(root: Path, content: Mapping[str, list[Example]], manifest: dict[str,
     }
     for split in SPLITS:
         manifest["files"][f"{split}.jsonl"]["examples"] = len(content[split])
-    digest = _digest_of(manifest)
+    digest = digest_of(manifest)
     manifest["digest"] = digest
-    folder = _folder(root, digest)
+    folder = folder_of(root, digest)
     text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
     with disk_full_is_told(), new_folder(folder) as draft:
-        for name, written in {**data, _MANIFEST: text.encode() + b"\n"}.items():
+        for name, written in {**data, MANIFEST: text.encode() + b"\n"}.items():
             (draft / name).write_bytes(written)
     return open_snapshot(root, digest)
 
 
-def _folder(root: Path, digest: str) -> Path:
+def folder_of(root: Path, digest: str) -> Path:
     return root / "snapshots" / digest.removeprefix("sha256:")
 
 
-def _digest_of(manifest: Mapping[str, Any]) -> str:
+def successor_file(root: Path, digest: str) -> Path:
+    """Where the digest of the snapshot is that has taken the place of another (redaction.py)."""
+    return root / "snapshots" / f"{digest.removeprefix('sha256:')}.redacted"
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """Of a manifest, with or without its digest."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     canonical = json.dumps(rest, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"

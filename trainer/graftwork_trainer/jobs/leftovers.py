@@ -2,6 +2,7 @@
 that answered while it trained."""
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from graftwork.errors import GraftworkError, NotFound
@@ -36,9 +37,14 @@ class Leftovers:
         store: JobStore,
         folders: JobFolders,
         versions: EphemeralVersions,
+        *,
         deletion: VersionDeletion,
+        redact: Callable[[str], None],
         off_loop: OffLoop,
     ) -> None:
+        """`redact` takes what was deleted meanwhile out of a job's snapshot
+        (`datasets.redaction.Redactor.catch_up_snapshot`)."""
+        self._redact = redact
         self._store = store
         self._folders = folders
         self._versions = versions
@@ -46,7 +52,7 @@ class Leftovers:
         self._off_loop = off_loop
 
     async def clear(self, job: JobRecord) -> None:
-        """Of a job that this server will not go on with."""
+        """Of a job that this server will not go on with. Raises WireError."""
         for version in self._versions.ephemeral_versions(job.spec.adapter, job.id):
             try:
                 await self._deletion.delete(version.selector)
@@ -55,6 +61,8 @@ class Leftovers:
             except GraftworkError as error:
                 logger.warning("%s stays until the server restarts: %s", version.selector, error)
         await self._clear_folder(job.id)
+        if snapshot := (await self._off_loop(self._store.get, job.id)).snapshot:
+            await self._off_loop(self._redact, snapshot)
 
     async def sweep(self) -> None:
         """Of all jobs that have ended while this server could not clear up. Raises WireError."""

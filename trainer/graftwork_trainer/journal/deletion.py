@@ -7,8 +7,10 @@ import sqlalchemy as sa
 
 from graftwork_trainer.journal import schema
 from graftwork_trainer.journal.records import Deletion, TargetKind
+from graftwork_trainer.journal.writer import insert_new
 
 _CHUNK = 400
+_MAX_ID_CHARS = 36  # longer ones never were
 
 _generations = schema.generations.c
 _feedback = schema.feedback.c
@@ -19,7 +21,8 @@ def delete_ids(connection: sa.Connection, ids: Collection[str]) -> Deletion:
     """The generations with these ids, as far as they exist; versions trained on them are named even
     where they have expired."""
     found = _ids_in(connection, _generations.id, _generations.id, ids)
-    return _delete(connection, found, set(), also_trained_on=set(ids))
+    expired = {one for one in ids if len(one) <= _MAX_ID_CHARS}
+    return _remembered(connection, _delete(connection, found, set(), also_expired=expired))
 
 
 def delete_author(connection: sa.Connection, author: str) -> Deletion:
@@ -36,14 +39,17 @@ def delete_author(connection: sa.Connection, author: str) -> Deletion:
             )
         )
         about |= _ids_in(connection, _generations.id, column, set(targets))
-    return _delete(connection, about, own)
+    return _remembered(connection, _delete(connection, about, own))
 
 
 def delete_episode(connection: sa.Connection, episode_id: str) -> Deletion:
     """All generations of an episode, and all feedback on it or on anything of it."""
     of_episode = sa.select(_generations.id).where(_generations.episode_id == episode_id)
     on_it = sa.select(_feedback.id).where(_feedback.episode_id == episode_id)
-    return _delete(connection, set(connection.scalars(of_episode)), set(connection.scalars(on_it)))
+    deleted = _delete(
+        connection, set(connection.scalars(of_episode)), set(connection.scalars(on_it))
+    )
+    return _remembered(connection, deleted)
 
 
 def delete_expired(connection: sa.Connection, before_ns: int, limit: int) -> Deletion:
@@ -65,7 +71,7 @@ def _delete(
     generations: set[str],
     feedback: set[str],
     *,
-    also_trained_on: Collection[str] = (),
+    also_expired: Collection[str] = (),
 ) -> Deletion:
     """Deletes generations, feedback, all feedback that speaks of these generations, and that on
     groups and episodes of which nothing is left."""
@@ -81,15 +87,19 @@ def _delete(
         feedback |= _ids_in(
             connection, _feedback.id, _feedback.target_id, gone, _feedback.target_kind == kind.value
         )
-    versions = _ids_in(
-        connection,
-        schema.trained_on.c.version,
-        schema.trained_on.c.item_id,
-        generations | feedback | set(also_trained_on),
-    )
+    items = generations | feedback | set(also_expired)
+    trained_on = schema.trained_on.c
+    versions = _ids_in(connection, trained_on.version, trained_on.item_id, items)
     num_feedback = _delete_where(connection, schema.feedback, _feedback.id, feedback)
     _delete_where(connection, schema.feedback_generations, _links.feedback_id, feedback)
-    return Deletion(num_generations, num_feedback, tuple(sorted(versions)))
+    return Deletion(num_generations, num_feedback, tuple(sorted(versions)), frozenset(items))
+
+
+def _remembered(connection: sa.Connection, deletion: Deletion) -> Deletion:
+    """Keeps the ids for as long as data sets may have been made of what they named."""
+    rows = [{"item_id": item} for item in sorted(deletion.items)]
+    insert_new(connection, schema.deleted_items, rows)
+    return deletion
 
 
 def _ids_in(

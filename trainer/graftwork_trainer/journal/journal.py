@@ -130,6 +130,11 @@ class Journal:
         rows = [{"item_id": item, "version": version} for item in sorted(set(item_ids))]
         return self._writer.run(lambda connection: insert_new(connection, schema.trained_on, rows))
 
+    def deleted_items(self) -> frozenset[str]:
+        """The ids of all generations and feedback that were ever deleted by request."""
+        with self.database.read() as connection:
+            return frozenset(connection.scalars(sa.select(schema.deleted_items.c.item_id)))
+
     def expire(self) -> Deletion:
         """Deletes a batch of what is older than the retention; nothing once nothing is."""
         before_ns = self._rules.expires_before_ns(self._clock_ns())

@@ -269,3 +269,4 @@ class Deletion:
     num_generations: int
     num_feedback: int
     trained_versions: tuple[str, ...] = ()  # "name@version", sorted
+    items: frozenset[str] = frozenset()  # ids of generations and feedback

@@ -90,6 +90,13 @@ feedback_generations = sa.Table(
     sa.Index("feedback_generations_by_feedback", "feedback_id"),
 )
 
+# Generations and feedback that were deleted by request, so that data sets made of them follow.
+deleted_items = sa.Table(
+    "deleted_items",
+    metadata,
+    sa.Column("item_id", _Id, primary_key=True),
+)
+
 # What adapter versions were trained on. Rows outlive what they name, so that a deletion by id after
 # the retention still tells the versions.
 trained_on = sa.Table(

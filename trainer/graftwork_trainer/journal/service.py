@@ -4,7 +4,7 @@ Raises WireErrors; the server's interceptor turns them into statuses.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -30,11 +30,15 @@ T = TypeVar("T")
 
 
 class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
-    """`executor` runs what reads the database; writes wait on the journal's own thread."""
+    """`executor` runs what reads the database; writes wait on the journal's own thread. `redact`
+    takes deleted items out of what was made of them (`datasets.redaction.Redactor`)."""
 
-    def __init__(self, journal: Journal, executor: Executor) -> None:
+    def __init__(
+        self, journal: Journal, executor: Executor, redact: Callable[[Collection[str]], None]
+    ) -> None:
         self._journal = journal
         self._executor = executor
+        self._redact = redact
 
     async def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: Context
@@ -107,6 +111,7 @@ class FeedbackServicer(pb_grpc.FeedbackServiceServicer):
         else:
             future = self._journal.delete_episode(request.episode_id)
         deleted = await asyncio.wrap_future(future)
+        await self._run(self._redact, deleted.items)
         return pb.DeleteGenerationsResponse(
             num_generations=deleted.num_generations,
             num_feedback=deleted.num_feedback,

@@ -1,5 +1,7 @@
 """Several servers on one database: which of them runs a job, and whose adapter a canary is."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -19,7 +21,7 @@ def upgrade() -> None:
         sa.Column("lease_end_ns", sa.BigInteger, nullable=False, server_default="0"),
     )
     # SQLite cannot change a primary key.
-    columns = [
+    columns: list[sa.Column[Any]] = [
         sa.Column("adapter", sa.String(63), primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("incumbent", sa.BigInteger, nullable=False),
@@ -33,7 +35,7 @@ def upgrade() -> None:
     made = op.create_table(
         "canaries_of_servers", sa.Column("server", sa.String(36), primary_key=True), *columns
     )
-    kept = sa.select(sa.literal(""), *map(sa.column, names)).select_from(
+    kept: Any = sa.select(sa.literal(""), *map(sa.column, names)).select_from(
         sa.table("training_canaries")
     )
     op.execute(made.insert().from_select(["server", *names], kept))
