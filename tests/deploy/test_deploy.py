@@ -10,6 +10,9 @@ import pytest
 import yaml
 from graftwork_server.metrics import Metrics
 from graftwork_server.settings import keys
+from graftwork_trainer.jobs.metrics import TrainingMetrics
+from graftwork_trainer.jobs.states import JobState
+from prometheus_client import CollectorRegistry
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/rules/graftwork.yml"
@@ -19,7 +22,9 @@ DASHBOARD = ROOT / "deploy/grafana/dashboards/graftwork.json"
 def exported():
     """Names of all series, without those of histograms' parts."""
     names = set()
-    for family in Metrics(max_adapter_labels=1).registry.collect():
+    registry = Metrics(max_adapter_labels=1).registry
+    TrainingMetrics(registry)
+    for family in registry.collect():
         names |= {family.name, f"{family.name}_total"}
         names |= {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
     return names
@@ -34,6 +39,22 @@ def test_rules_use_metrics_that_exist():
     names = set().union(*(used(rule["expr"]) for group in groups for rule in group["rules"]))
     assert names
     assert names <= exported()
+
+
+def test_rules_and_dashboard_speak_of_every_metric_of_the_loop():
+    said = used(RULES.read_text() + DASHBOARD.read_text())
+    registry = CollectorRegistry()
+    TrainingMetrics(registry)
+    loop = {f"{f.name}_total" if f.type == "counter" else f.name for f in registry.collect()}
+    assert len(loop) > 5
+    assert loop <= said
+
+
+def test_states_of_jobs_exist():
+    for path in (RULES, DASHBOARD):
+        found = re.findall(r'state=~?\\?"([a-z|]+)', path.read_text())
+        assert found
+        assert {state for text in found for state in text.split("|")} <= {s.value for s in JobState}
 
 
 def test_every_alert_says_what_to_do():
@@ -68,10 +89,15 @@ def test_variables_of_container_and_compose_file_exist():
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
 @pytest.mark.parametrize(
-    "check", [["rules", "deploy/rules/graftwork.yml"], ["config", "deploy/prometheus.yml"]]
+    "command",
+    [
+        ["check", "rules", "deploy/rules/graftwork.yml"],
+        ["check", "config", "deploy/prometheus.yml"],
+        ["test", "rules", "tests/deploy/loop_alerts.yml"],
+    ],
 )
-def test_promtool_accepts(check):
+def test_promtool_accepts(command):
     result = subprocess.run(
-        ["promtool", "check", *check], cwd=ROOT, capture_output=True, text=True, check=False
+        ["promtool", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
