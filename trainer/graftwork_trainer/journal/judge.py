@@ -5,9 +5,8 @@ Everything that a batch needs is read in a handful of queries, so that the cost 
 of a few dictionary look-ups.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 from graftwork.status import InvalidFieldError, WireError
@@ -24,16 +23,15 @@ from graftwork_trainer.journal.errors import (
     UnknownTarget,
     UnrelatedAnswers,
 )
+from graftwork_trainer.journal.evidence import Evidence, Facts, Item
 from graftwork_trainer.journal.records import (
     Answer,
-    Demonstration,
     Draft,
     Feedback,
     InlinePrompt,
     Label,
     Preference,
     Ranking,
-    Remark,
     TargetKind,
 )
 from graftwork_trainer.journal.rows import (
@@ -41,7 +39,6 @@ from graftwork_trainer.journal.rows import (
     digest,
     feedback_row,
     input_json,
-    prompt_json,
     to_feedback,
     to_json,
     value_json,
@@ -49,7 +46,6 @@ from graftwork_trainer.journal.rows import (
 
 Outcome = Feedback | WireError
 
-_CHUNK = 400  # SQLite's oldest limit on the parameters of a statement is 999
 _NS_PER_DAY = 86_400 * 10**9
 
 
@@ -65,31 +61,6 @@ class Rules:
         if self.retention_days is None:
             return 0
         return now_ns - int(self.retention_days * _NS_PER_DAY)
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What is known of a generation, group or episode that feedback is about."""
-
-    group_id: str
-    episode_id: str
-    task: str
-    input_digest: str
-    create_time_ns: int  # of the newest
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    draft: Draft
-    target_id: str
-    statement: str
-
-    @classmethod
-    def of(cls, draft: Draft) -> "_Item":
-        target_id = draft.target.id
-        if draft.target.prompt is not None:
-            target_id = digest(to_json(prompt_json(draft.target.prompt)))
-        return cls(draft, target_id, _statement(draft, target_id))
 
 
 class Judge:
@@ -120,8 +91,8 @@ class Judge:
 
     def judge(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """A verdict for each, in order; a draft sees what those before it said."""
-        items = [_Item.of(draft) for draft in drafts]
-        self._load(items)
+        items = [Item.of(draft) for draft in drafts]
+        self._known = Evidence(self._connection, items)
         outcomes: list[Outcome] = []
         for item in items:
             try:
@@ -149,88 +120,9 @@ class Judge:
         if self._links:
             self._connection.execute(sa.insert(schema.feedback_generations), self._links)
 
-    # Loading
-
-    def _load(self, items: Sequence[_Item]) -> None:
-        drafts = [item.draft for item in items]
-        of_kind = {
-            kind: {draft.target.id for draft in drafts if draft.target.kind is kind}
-            for kind in TargetKind
-        }
-        answers = {a.generation_id for draft in drafts for a in draft.answers} - {""}
-        c, table = schema.generations.c, schema.feedback.c
-        self._generations = self._facts(c.id, of_kind[TargetKind.GENERATION] | answers)
-        self._groups = self._facts(c.group_id, of_kind[TargetKind.GROUP])
-        self._episodes = self._episode_facts(of_kind[TargetKind.EPISODE])
-        preferences = [draft for draft in drafts if isinstance(draft.value, Preference)]
-        self._completions = self._load_completions(
-            {a.generation_id for draft in preferences for a in draft.answers} - {""}
-        )
-        self._by_id = self._feedback(table.id, {draft.supersedes for draft in drafts} - {""})
-        self._by_request = self._feedback(
-            table.request_id, {draft.request_id for draft in drafts} - {""}
-        )
-        self._by_statement = self._feedback(
-            table.statement, {item.statement for item in items}, table.superseded_by == ""
-        )
-
-    def _facts(self, key: sa.Column[Any], values: Collection[str]) -> dict[str, _Facts]:
-        c = schema.generations.c
-        columns = (c.group_id, c.episode_id, c.task, c.input_digest, c.create_time_ns)
-        found: dict[str, _Facts] = {}
-        for rows in self._chunks(sa.select(key.label("key"), *columns), key, values):
-            for row in rows:
-                found[row.key] = _Facts(
-                    row.group_id, row.episode_id, row.task, row.input_digest, row.create_time_ns
-                )
-        return found
-
-    def _load_completions(self, ids: Collection[str]) -> dict[str, str]:
-        """As JSON."""
-        c = schema.generations.c
-        query = sa.select(c.id, c.completion)
-        return {row.id: row.completion for rows in self._chunks(query, c.id, ids) for row in rows}
-
-    def _episode_facts(self, values: Collection[str]) -> dict[str, _Facts]:
-        c = schema.generations.c
-        query = sa.select(
-            c.episode_id,
-            sa.func.min(c.task).label("first"),
-            sa.func.max(c.task).label("last"),
-            sa.func.max(c.create_time_ns).label("newest"),
-        ).group_by(c.episode_id)
-        return {
-            row.episode_id: _Facts(
-                "", row.episode_id, row.first if row.first == row.last else "", "", row.newest
-            )
-            for rows in self._chunks(query, c.episode_id, values)
-            for row in rows
-        }
-
-    def _feedback(
-        self, key: sa.Column[Any], values: Collection[str], *conditions: sa.ColumnElement[bool]
-    ) -> dict[str, Row]:
-        query = sa.select(schema.feedback).where(*conditions)
-        name = key.name
-        return {
-            row[name]: dict(row)
-            for rows in self._chunks(query, key, values)
-            for row in rows.mappings()
-        }
-
-    def _chunks(
-        self, query: sa.Select[Any], key: sa.Column[Any], values: Collection[str]
-    ) -> Iterable[sa.CursorResult[Any]]:
-        remaining = sorted(set(values))
-        for start in range(0, len(remaining), _CHUNK):
-            part = remaining[start : start + _CHUNK]
-            yield self._connection.execute(query.where(key.in_(part)))
-
-    # Deciding
-
-    def _decide(self, item: _Item) -> Feedback:
+    def _decide(self, item: Item) -> Feedback:
         draft = item.draft
-        repeated = self._by_request.get(draft.request_id) if draft.request_id else None
+        repeated = self._known.by_request.get(draft.request_id) if draft.request_id else None
         if repeated is not None:
             if repeated["fingerprint"] != draft.fingerprint:
                 raise RequestIdReused(draft.request_id)
@@ -242,21 +134,21 @@ class Judge:
             if labels is not None and draft.value.label not in labels:
                 raise LabelNotInSet(draft.value.label, facts.task, sorted(labels))
         old = self._to_supersede(item) if draft.supersedes else None
-        said = self._by_statement.get(item.statement)
+        said = self._known.by_statement.get(item.statement)
         if said is not None and (old is None or said["id"] != old["id"]):
             same = said["value"] == to_json(value_json(draft.value))
             raise FeedbackExists(said["id"], draft.kind, same=same)
         return self._accept(item, facts, old)
 
-    def _check_target(self, draft: Draft) -> _Facts:
+    def _check_target(self, draft: Draft) -> Facts:
         target = draft.target
         match target.kind:
             case TargetKind.GENERATION:
                 return self._generation(target.id, "feedback.generation_id")
             case TargetKind.GROUP:
-                found, where = self._groups.get(target.id), "feedback.group_id"
+                found, where = self._known.groups.get(target.id), "feedback.group_id"
             case TargetKind.EPISODE:
-                found, where = self._episodes.get(target.id), "feedback.episode_id"
+                found, where = self._known.episodes.get(target.id), "feedback.episode_id"
             case _:
                 return _prompt_facts(target.prompt)
         if found is None:
@@ -266,8 +158,8 @@ class Judge:
         self._raise_if_expired(found.create_time_ns, target.id, where)
         return found
 
-    def _generation(self, generation_id: str, where: str) -> _Facts:
-        found = self._generations.get(generation_id)
+    def _generation(self, generation_id: str, where: str) -> Facts:
+        found = self._known.generations.get(generation_id)
         if found is None:
             self._raise_if_expired(self._issued_ns(generation_id), generation_id, where)
             if self._was_dropped(generation_id):
@@ -281,7 +173,7 @@ class Judge:
         if days is not None and time_ns is not None and time_ns < self._expires_before:
             raise GenerationExpired(target_id, days, field=where)
 
-    def _check_answers(self, draft: Draft, facts: _Facts) -> None:
+    def _check_answers(self, draft: Draft, facts: Facts) -> None:
         """Generations that are compared must answer the prompt that the target names."""
         for answer, where in _answers(draft):
             if not answer.generation_id:
@@ -303,12 +195,12 @@ class Judge:
     def _text_of(self, answer: Answer) -> str:
         """As JSON."""
         if answer.generation_id:
-            return self._completions[answer.generation_id]
+            return self._known.completions[answer.generation_id]
         return to_json(answer.text)
 
-    def _to_supersede(self, item: _Item) -> Row:
+    def _to_supersede(self, item: Item) -> Row:
         draft = item.draft
-        old = self._by_id.get(draft.supersedes)
+        old = self._known.by_id.get(draft.supersedes)
         if old is None:
             raise UnknownFeedback(draft.supersedes)
         if (old["author"], old["source"]) != (draft.author, draft.source.value):
@@ -322,7 +214,7 @@ class Judge:
             )
         return old
 
-    def _accept(self, item: _Item, facts: _Facts, old: Row | None) -> Feedback:
+    def _accept(self, item: Item, facts: Facts, old: Row | None) -> Feedback:
         draft = item.draft
         feedback = Feedback(
             id=self._new_id(),
@@ -342,9 +234,9 @@ class Judge:
         if old is not None:
             self._supersede(old, feedback.id)
         self._accepted[feedback.id] = row
-        self._by_id[feedback.id] = self._by_statement[item.statement] = row
+        self._known.by_id[feedback.id] = self._known.by_statement[item.statement] = row
         if draft.request_id:
-            self._by_request[draft.request_id] = row
+            self._known.by_request[draft.request_id] = row
         about = {answer.generation_id for answer in draft.answers if answer.generation_id}
         if draft.target.kind is TargetKind.GENERATION:
             about.add(draft.target.id)
@@ -353,31 +245,18 @@ class Judge:
 
     def _supersede(self, old: Row, feedback_id: str) -> None:
         old["superseded_by"] = feedback_id
-        said = self._by_statement.get(old["statement"])
+        said = self._known.by_statement.get(old["statement"])
         if said is not None and said["id"] == old["id"]:
-            del self._by_statement[old["statement"]]
+            del self._known.by_statement[old["statement"]]
         if old["id"] not in self._accepted:
             self._superseded[old["id"]] = feedback_id
 
 
-def _statement(draft: Draft, target_id: str) -> str:
-    """What an author may say but once about a target. A thumbs, a reward, a label, a correction or
-    a ranking; a preference between the same two answers; the same demonstration or remark."""
-    about: Any = None
-    match draft.value:
-        case Preference(chosen, rejected):
-            about = sorted([[a.generation_id, a.text] for a in (chosen, rejected)])
-        case Demonstration(text) | Remark(text):
-            about = text
-    who = [draft.source.value, draft.author]
-    return digest(to_json([who, draft.target.kind.value, target_id, draft.kind.value, about]))
-
-
-def _prompt_facts(prompt: InlinePrompt | None) -> _Facts:
+def _prompt_facts(prompt: InlinePrompt | None) -> Facts:
     if prompt is None:
         raise TypeError("a prompt is wanted")
     source = digest(to_json(input_json(prompt.input)))
-    return _Facts("", prompt.episode_id, prompt.task, source, 0)
+    return Facts("", prompt.episode_id, prompt.task, source, 0)
 
 
 def _answers(draft: Draft) -> list[tuple[Answer, str]]:

@@ -60,7 +60,7 @@ feedback = sa.Table(
     sa.Column("comment", sa.Text, nullable=False),
     sa.Column("supersedes", _Id, nullable=False),
     sa.Column("superseded_by", _Id, nullable=False),
-    # What one author may say but once without superseding it: judge.py.
+    # What one author may say but once without superseding it: evidence.py.
     sa.Column("statement", sa.String(64), nullable=False),
     sa.Column("request_id", _Id),  # the caller's, for repeated requests
     sa.Column("fingerprint", sa.String(64), nullable=False),
