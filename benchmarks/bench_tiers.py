@@ -101,8 +101,7 @@ async def measure_cold(folder: Path) -> dict[str, float]:
             await client.adapters.create(name, str(adapter))
             await first_token_ms(client, name, seed=index)
             await client.adapters.unload(name)
-            while (await client.adapters.get_version(name)).residency is not Residency.DISK:
-                await asyncio.sleep(0.02)
+            await unloaded(client, name)
             drop_cached_pages(folder / "cold-data")
             cold.append(await first_token_ms(client, name, seed=100 + index))
             warm.append(await first_token_ms(client, name, seed=200 + index))
@@ -113,6 +112,13 @@ async def measure_cold(folder: Path) -> dict[str, float]:
         "warm_ms": round(warm_ms, 1),
         "cold_minus_warm_ms": round(cold_ms - warm_ms, 1),
     }
+
+
+async def unloaded(client: AsyncClient, adapter: str) -> None:
+    """Raises TimeoutError."""
+    async with asyncio.timeout(30):
+        while (await client.adapters.get_version(adapter)).residency is not Residency.DISK:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def first_token_ms(client: AsyncClient, adapter: str, *, seed: int) -> float:
