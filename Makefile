@@ -85,6 +85,15 @@ bench-hot: setup model ## Measure how long streams stall while an adapter is reg
 bench-journal: setup model ## Measure feedback per second, and what logging costs generation
 	$(BIN)/python -m benchmarks.bench_journal $(ARGS)
 
+bench-tiers: setup model ## Measure adapters beyond the slots, a cold adapter, and a start
+	$(BIN)/python -m benchmarks.bench_tiers $(ARGS)
+
+bench-overhead: setup model ## Measure gRPC streaming against the engine alone
+	$(BIN)/python -m benchmarks.bench_overhead $(ARGS)
+
+bench-growth: setup model ## Measure cost and memory as batch, adapters, rank, context grow
+	$(BIN)/python -m benchmarks.bench_growth $(ARGS)
+
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
@@ -119,4 +128,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 
 .PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
 	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
+	bench-tiers bench-overhead bench-growth \
 	demo soak model clean

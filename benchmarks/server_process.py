@@ -55,7 +55,7 @@ async def ready(client: AsyncClient) -> None:
             try:
                 await client.model()
             except GraftworkError:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.05)
             else:
                 return
 

@@ -1,6 +1,7 @@
 """`graftwork serve`."""
 
 import asyncio
+import gc
 import logging
 import os
 
@@ -32,10 +33,15 @@ def serve(settings: Settings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What start-up makes stays: looking through it for garbage takes a good part of the imports'
+    # time. The collector runs from when the server is up.
+    gc.disable()
     try:
         _serve(settings)
     except StartupError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        gc.enable()
 
 
 def _serve(settings: Settings) -> None:

@@ -208,10 +208,11 @@ def spare_long_collections() -> None:
     """Takes what start-up made out of the garbage collector's sight.
 
     Libraries leave about a million objects behind; a full collection over them stops every thread
-    for 300 ms. Call it once, when the server is up.
+    for 300 ms. Call it once, when the server is up. It starts the collector where it was stopped.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def start_engine(

@@ -7,6 +7,7 @@ import click
 from graftwork.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from graftwork.cli import plugins
 from graftwork.cli.adapters import adapters
+from graftwork.cli.bench import bench
 from graftwork.cli.chat import chat
 from graftwork.cli.feedback import feedback
 from graftwork.cli.generation import generate, model, score, tokenize
@@ -77,5 +78,5 @@ def main(
     ctx.call_on_close(session.close)
 
 
-for command in (generate, chat, score, tokenize, model, adapters, feedback, train):
+for command in (generate, chat, score, tokenize, model, adapters, feedback, train, bench):
     main.add_command(command)
