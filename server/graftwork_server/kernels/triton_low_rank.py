@@ -8,6 +8,9 @@ So a row's sums have one order, whether the rows beside it decode or prefill.
 Import it only where triton is installed. The reference is `low_rank.add_low_rank_reference`.
 """
 
+# ruff: noqa: ANN001, ANN202, N803, PLR0917
+# Triton compiles the kernels: their arguments are pointers and numbers, constants in capitals.
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +26,7 @@ _OUT_BLOCK = 64
 
 
 @triton.jit
-def _load_factor(address, offsets, mask, is_bfloat16):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _load_factor(address, offsets, mask, is_bfloat16):  # type: ignore[no-untyped-def]
     """A tile of a factor as float32."""
     if is_bfloat16 != 0:
         narrow = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + offsets, mask, other=0.0)
@@ -34,17 +37,17 @@ def _load_factor(address, offsets, mask, is_bfloat16):  # type: ignore[no-untype
 
 
 @triton.jit
-def _shrink(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x,  # noqa: ANN001
-    hidden,  # noqa: ANN001 - (rows, max_rank) float32
-    table,  # noqa: ANN001 - (max_slots, 4) int64
-    tiles,  # noqa: ANN001 - (tiles, 3) int32
-    x_stride,  # noqa: ANN001
-    max_rank,  # noqa: ANN001
-    in_features,  # noqa: ANN001
-    ROWS: tl.constexpr,  # noqa: N803
-    RANK_BLOCK: tl.constexpr,  # noqa: N803
-    IN_BLOCK: tl.constexpr,  # noqa: N803
+def _shrink(  # type: ignore[no-untyped-def]
+    x,
+    hidden,  # (rows, max_rank) float32
+    table,  # (max_slots, 4) int64
+    tiles,  # (tiles, 3) int32
+    x_stride,
+    max_rank,
+    in_features,
+    ROWS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    IN_BLOCK: tl.constexpr,
 ):
     """hidden[m, r] = sum over k of x[m, k] A[r, k]; program: (tile, block of ranks)."""
     tile = tiles + tl.program_id(0) * 3
@@ -78,18 +81,18 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _expand(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    y,  # noqa: ANN001
-    hidden,  # noqa: ANN001
-    table,  # noqa: ANN001
-    tiles,  # noqa: ANN001
-    y_stride,  # noqa: ANN001
-    max_rank,  # noqa: ANN001
-    out_features,  # noqa: ANN001
-    ROWS: tl.constexpr,  # noqa: N803
-    RANK_BLOCK: tl.constexpr,  # noqa: N803
-    OUT_BLOCK: tl.constexpr,  # noqa: N803
-    PANEL_WIDTH: tl.constexpr,  # noqa: N803
+def _expand(  # type: ignore[no-untyped-def]
+    y,
+    hidden,
+    table,
+    tiles,
+    y_stride,
+    max_rank,
+    out_features,
+    ROWS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    OUT_BLOCK: tl.constexpr,
+    PANEL_WIDTH: tl.constexpr,
 ):
     """y[m, n] += sum over r of hidden[m, r] B[n, r]; program: (tile, block of outputs)."""
     tile = tiles + tl.program_id(0) * 3
