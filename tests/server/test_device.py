@@ -33,7 +33,7 @@ def rows(request, tmp_path_factory):
 
 def answers(engine, folders, prompts, device="cpu"):
     assert engine.base.device.type == device
-    logits = [engine.run_logits(folders, prompts, size) for size in (1000, 2)]
+    logits = [engine.run_logits(folders, prompts, size) for size in (1000, 8)]
     assert {row.device.type for run in logits for row in run} == {device}
     tokens, _ = engine.generate(folders, prompts, NUM_TOKENS)
     return [[row.cpu() for row in run] for run in logits], tokens

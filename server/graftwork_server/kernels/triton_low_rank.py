@@ -36,7 +36,7 @@ def _load_factor(address, offsets, mask, is_bfloat16):  # type: ignore[no-untype
     return tile
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]
     x,
     hidden,  # (rows, max_rank) float32
@@ -80,7 +80,7 @@ def _shrink(  # type: ignore[no-untyped-def]
         )
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _expand(  # type: ignore[no-untyped-def]
     y,
     hidden,
