@@ -30,6 +30,12 @@ test: setup model ## Set up, fetch the default model, run the tests
 test-slow: setup model ## Run the tests that take minutes, too
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
+test-gpu: setup model ## Run the tests that need a CUDA device, and those of its kernels
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "test-gpu needs a CUDA device that torch can use" >&2; exit 1; }
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/server/kernels/test_triton_low_rank.py $(ARGS)
+
 check: lint lint-protos protos-fresh test ## All that must pass before a change lands
 
 format: setup ## Format the code and sort imports
@@ -126,7 +132,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server,train,dev]'
 	@touch $@ $(VENV)/.installed-server
 
-.PHONY: help setup serve test test-slow check format lint lint-protos protos protos-fresh \
+.PHONY: help setup serve test test-slow test-gpu check format lint lint-protos protos protos-fresh \
 	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
 	bench-tiers bench-overhead bench-growth \
 	demo soak model clean

@@ -66,6 +66,7 @@ class AttentionStep:
     caches: tuple[KvCache, ...]  # by layer
     slot_mapping: Tensor  # (num_tokens,) int64: block * block_size + offset of each token
     block_tables: Tensor  # (num_sequences, max_blocks) int32
+    # These two stay on the CPU: read there, they would make every layer wait for a device.
     query_start: Tensor  # (num_sequences + 1,) int32: first token of each sequence
     context_lens: Tensor  # (num_sequences,) int32: keys that the last token sees
     prefix_writes: tuple[PrefixWrite, ...] = ()

@@ -151,16 +151,17 @@ class BaseModel:
         return frozenset(ids if isinstance(ids, list) else [ids])
 
     def weight(self, name: str) -> Tensor:
-        """The dequantized weight of a linear module: (out_features, in_features), float32."""
-        return weight_of(self._linears[name]).float()
+        """The dequantized weight of a linear module: (out_features, in_features), float32, on the
+        CPU like all that lowering computes with."""
+        return weight_of(self._linears[name]).float().cpu()
 
     def bias(self, name: str) -> Tensor:
-        """The bias of a linear module with `has_bias`: (out_features,), float32."""
-        return self._linears[name].bias.detach().float()
+        """The bias of a linear module with `has_bias`: (out_features,), float32, on the CPU."""
+        return self._linears[name].bias.detach().float().cpu()
 
     def parameter(self, module: str, name: str) -> Tensor:
-        """A parameter of one of `other_modules`, float32."""
-        return self._others[module].get_parameter(name).detach().float()
+        """A parameter of one of `other_modules`, float32, on the CPU."""
+        return self._others[module].get_parameter(name).detach().float().cpu()
 
     def own_module(self, name: str) -> nn.Module:
         """A linear module or one of `other_modules`, without anything that adapters do to it."""

@@ -102,7 +102,7 @@ def _pack_module(
     bias = module.bias_delta.delta.float() if module.bias_delta is not None else None
     if scale is not None and base.linear_modules[name].has_bias:
         # The base has added its bias b before the scale: s (y - b) + b = s y + (1 - s) b.
-        kept = (1 - scale) * base.bias(name).cpu()
+        kept = (1 - scale) * base.bias(name)
         bias = kept if bias is None else bias + kept
     rotation: KernelPairRotation | PackedPairRotation | None = None
     match module.output_transform:

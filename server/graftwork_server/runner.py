@@ -95,8 +95,8 @@ class Runner:
             caches=self._caches,
             slot_mapping=torch.from_numpy(slot_mapping).to(device),
             block_tables=torch.from_numpy(block_tables).to(device),
-            query_start=torch.from_numpy(query_start).to(device),
-            context_lens=torch.from_numpy((starts + counts).astype(np.int32)).to(device),
+            query_start=torch.from_numpy(query_start),
+            context_lens=torch.from_numpy((starts + counts).astype(np.int32)),
             prefix_writes=(
                 self._adapters.prefix_writes(device_ids, segments) if (token_ids < 0).any() else ()
             ),

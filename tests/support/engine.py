@@ -55,7 +55,12 @@ class TinyEngine:
     """Serves a copy of `model`, so that the model itself can still be given to PEFT."""
 
     def __init__(
-        self, model: torch.nn.Module, *, quantization: str = "none", max_slots: int = 40
+        self,
+        model: torch.nn.Module,
+        *,
+        quantization: str = "none",
+        max_slots: int = 40,
+        device: str = "cpu",
     ) -> None:
         load_kernels()
         attention.register()
@@ -65,7 +70,7 @@ class TinyEngine:
             byte_level(),
             name="tiny",
             quantization=quantization,
-            device=torch.device("cpu"),
+            device=torch.device(device),
         )
         self.adapters = DeviceAdapters(self.base, max_slots=max_slots)
         caches = allocate_kv_caches(
@@ -114,7 +119,9 @@ class TinyEngine:
             for scheduled in plan.sequences:
                 rows = self.runner.last_logits[row : row + scheduled.num_tokens]
                 row += scheduled.num_tokens
-                is_real = torch.tensor([token_id >= 0 for token_id in scheduled.token_ids])
+                is_real = torch.tensor(
+                    [token_id >= 0 for token_id in scheduled.token_ids], device=rows.device
+                )
                 collected[scheduled.sequence_id].append(rows[is_real])
             done += chunk_size
         self._clear(slots)

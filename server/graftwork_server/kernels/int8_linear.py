@@ -35,4 +35,4 @@ def int8_linear_reference(
 ) -> Tensor:
     """The same in plain torch, on any device and with x in any float dtype."""
     weight = dequantize_int8(codes, scales, out_features)
-    return functional.linear(x, weight.to(x.dtype), bias)
+    return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

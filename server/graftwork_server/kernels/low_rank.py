@@ -1,10 +1,13 @@
 """Low-rank adapters of many slots on one batch: `y[m] += (x[m] A_s^T) B_s^T`, s the slot of row m.
 
-The CPU kernel reads the factors of each slot in place through a table of addresses. A row's bits
-depend on its input and its factors only, not on its neighbours or on how many rows share its slot.
+The kernels, C++ on the CPU and Triton on CUDA, read the factors of each slot in place through a
+table of addresses. On the CPU a row's bits depend on its input and its factors only, not on its
+neighbours or on how many rows share its slot.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from graftwork_adapters.base_file.panels import from_panels, to_panels
@@ -12,6 +15,9 @@ from torch import Tensor
 
 from graftwork_server.kernels.build import kernels_loaded
 from graftwork_server.kernels.segments import Segments
+
+# A build of torch for the CPU has no launcher for Triton's kernels.
+HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class LowRankTable:
         # (max_slots, 4) int64: addresses of A and B, rank, whether bfloat16. Zeros: no pair.
         self.addresses = torch.zeros(max_slots, 4, dtype=torch.int64)
         self._rows = self.addresses.numpy()
+        self._copies: dict[torch.device, Tensor] = {}  # of the addresses, on other devices
 
     def set(self, slot: int, pair: PackedLowRank) -> None:
         """Raises ValueError where the pair does not fit the module, IndexError for a bad slot."""
@@ -74,16 +81,28 @@ class LowRankTable:
         self._pairs[slot] = pair
         bfloat16 = int(pair.a.dtype == torch.bfloat16)
         self._rows[slot] = (pair.a.data_ptr(), pair.b_panels.data_ptr(), pair.rank, bfloat16)
+        self._copies.clear()
 
     def clear(self, slot: int) -> None:
         """Frees the slot; an empty slot adds nothing."""
         self._check(slot)
         self._rows[slot] = 0
         self._pairs[slot] = None
+        self._copies.clear()
 
     def get(self, slot: int) -> PackedLowRank | None:
         self._check(slot)
         return self._pairs[slot]
+
+    def max_rank(self, slots: Iterable[int]) -> int:
+        """The highest rank among these slots; 0 where none has a pair."""
+        return max((pair.rank for pair in map(self.get, slots) if pair is not None), default=0)
+
+    def addresses_on(self, device: torch.device) -> Tensor:
+        """The addresses on a device, copied there once after each change."""
+        if device not in self._copies:
+            self._copies[device] = self.addresses.to(device, copy=True)
+        return self._copies[device]
 
     def _check(self, slot: int) -> None:
         if not 0 <= slot < len(self._pairs):
@@ -94,13 +113,18 @@ def add_low_rank(y: Tensor, x: Tensor, table: LowRankTable, segments: Segments) 
     """Adds each row's low-rank term to y, in place. Rows of the base and of empty slots stay as
     they are.
 
-    y: (rows, out_features) float32, rows may be strided
-    x: (rows, in_features) float32, rows may be strided
+    y: (rows, out_features) float32, rows may be strided; on CUDA also float16 or bfloat16
+    x: (rows, in_features), the same
 
-    Raises RuntimeError where shapes or dtypes do not fit.
+    Raises RuntimeError, or on CUDA ValueError, where shapes or dtypes do not fit.
     """
     if y.device.type == "cpu" and kernels_loaded():
         torch.ops.graftwork.add_low_rank.default(y, x, table.addresses, segments.run_table)
+    elif y.device.type == "cuda" and HAS_TRITON:
+        # triton takes seconds to import, and is not there at all beside a torch for the CPU.
+        from graftwork_server.kernels.triton_low_rank import add_low_rank_triton  # noqa: PLC0415
+
+        add_low_rank_triton(y, x, table, segments)
     else:
         add_low_rank_reference(y, x, table, segments)
 

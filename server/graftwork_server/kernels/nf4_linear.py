@@ -34,7 +34,7 @@ def nf4_linear_reference(
 ) -> Tensor:
     """The same in plain torch, on any device and with x in any float dtype."""
     weight = dequantize_nf4(codes, scales, out_features)
-    return functional.linear(x, weight.to(x.dtype), bias)
+    return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def pack_nf4(codes: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ def paged_attention(
     k_cache, v_cache: (num_blocks, kv_heads, block_size, head_dim) float32, keys of q included
     block_tables: (sequences, max_blocks) int32
     query_start: (sequences + 1,) int32, first token of each sequence in q, then their number
-    context_lens: (sequences,) int32, keys visible to the last query of each sequence
+    context_lens: (sequences,) int32, keys visible to the last query of each sequence; this one and
+        query_start are on the CPU whatever the device of q
     scale: factor of the scores
     sliding_window: a query sees only this many last keys, its own included
     softcap: scores become softcap * tanh(score / softcap) (Gemma 2)
@@ -121,6 +122,6 @@ def paged_attention_reference(
         hidden = key_position > query_position
         if sliding_window is not None:
             hidden |= key_position <= query_position - sliding_window
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        out[start:stop] = (weights @ values).transpose(0, 1)
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+        out[start:stop] = (weights.to(q.dtype) @ values).transpose(0, 1)
     return out

@@ -41,7 +41,7 @@ def test_the_trainer_has_the_weights_that_serve(served, tmp_path):
     for name in base.description.packed:
         module = base.model.get_submodule(name)
         x = torch.randn(4, module.in_features, device="cuda")
-        expected = torch.nn.functional.linear(x, served.weight(name))
+        expected = torch.nn.functional.linear(x, served.weight(name).cuda())
         torch.testing.assert_close(module(x), expected, rtol=1e-3, atol=1e-3)
 
 
