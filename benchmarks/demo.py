@@ -159,7 +159,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
     idle = await measure_gaps(client, streams=STREAMS, seconds=20)
     print("3. A job trains, while the server goes on serving")
     job = await demo.train(
-        datetime.fromtimestamp(0, UTC), epochs=2, batch_size=16, learning_rate=5e-4
+        datetime.fromtimestamp(0, UTC), epochs=2, batch_size=8, learning_rate=5e-4
     )
     job, busy = await demo.latency_while(job)
     if job.state != JobState.SUCCEEDED:
@@ -181,7 +181,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
     chance = random.Random(1)
     rest = ham[len(corrected) : len(corrected) + NUM_WRONG]
     await demo.correct([sms_spam.Message(m.text, chance.choice(LABELS)) for m in rest], "mischief")
-    bad = await demo.finish(await demo.train(since, epochs=2, batch_size=16, learning_rate=5e-4))
+    bad = await demo.finish(await demo.train(since, epochs=2, batch_size=8, learning_rate=5e-4))
     if bad.state != JobState.REFUSED:
         raise RuntimeError(f"the gate let a bad candidate pass: {bad.message}")
     live = await client.adapters.get(ADAPTER)
