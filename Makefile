@@ -103,6 +103,9 @@ bench-growth: setup model ## Measure cost and memory as batch, adapters, rank, c
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
+bench-rollouts: setup model ## Measure rollouts by the server against transformers' generate
+	$(BIN)/python -m benchmarks.bench_rollouts $(ARGS)
+
 bench-rlhf: setup model ## Raise a checkable reward by PPO, GRPO and RLOO, rollouts by the server
 	$(BIN)/python -m benchmarks.bench_rlhf $(ARGS)
 
@@ -134,5 +137,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 
 .PHONY: help setup serve test test-slow test-gpu check format lint lint-protos protos protos-fresh \
 	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
-	bench-tiers bench-overhead bench-growth \
+	bench-rollouts bench-tiers bench-overhead bench-growth \
 	demo soak model clean

@@ -31,9 +31,8 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.bench_mixed import distinct, generate_together
 from benchmarks.method_adapters import ALL_DIFFERENT, DENSE, METHODS, save_adapters, task_of
-from benchmarks.workload import NUM_REQUESTS, prompts
+from benchmarks.workload import NUM_REQUESTS, distinct, prompts
 
 ALL = "all_different"
 PLOT = Path(__file__).parent / "results" / "methods.png"

@@ -26,7 +26,13 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.peft_baseline import PeftBaseline
-from benchmarks.workload import NEW_TOKENS, NUM_REQUESTS, prompts, save_lora_adapters
+from benchmarks.workload import (
+    NEW_TOKENS,
+    NUM_REQUESTS,
+    distinct,
+    prompts,
+    save_lora_adapters,
+)
 
 
 def main() -> None:
@@ -82,11 +88,6 @@ async def measure_graftwork(
                     runs[kind].append(speed)
                     print(f"graftwork {kind:5} {speed:7.1f} tok/s", flush=True)
     return statistics.median(runs["base"]), statistics.median(runs["mixed"])
-
-
-def distinct(token_ids: list[list[int]], *, salt: int) -> list[list[int]]:
-    """Prompts that share no prefix with each other or with those of another salt."""
-    return [[1000 + salt * 100 + row, *ids[1:]] for row, ids in enumerate(token_ids)]
 
 
 async def generate_together(

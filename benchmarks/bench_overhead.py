@@ -37,10 +37,9 @@ from graftwork_server.serve import load_base, new_metrics, spare_long_collection
 from graftwork_server.settings import Settings
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.bench_mixed import distinct
 from benchmarks.machine import describe_machine, save_plot
 from benchmarks.server_process import ready, running_process
-from benchmarks.workload import NEW_TOKENS, prompts
+from benchmarks.workload import NEW_TOKENS, distinct, prompts
 
 
 def main() -> None:

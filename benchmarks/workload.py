@@ -39,6 +39,11 @@ def prompts(tokenizer: PreTrainedTokenizerBase, count: int = NUM_REQUESTS) -> li
     return rendered
 
 
+def distinct(token_ids: list[list[int]], *, salt: int) -> list[list[int]]:
+    """Prompts that share no prefix with each other or with those of another salt."""
+    return [[1000 + salt * 100 + row, *ids[1:]] for row, ids in enumerate(token_ids)]
+
+
 def save_lora_adapters(
     model: nn.Module, folder: Path, count: int = NUM_REQUESTS, *, rank: int = 16
 ) -> list[Path]:
