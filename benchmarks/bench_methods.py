@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.bench_mixed import generate_together
 from benchmarks.method_adapters import ALL_DIFFERENT, DENSE, METHODS, save_adapters, task_of
 from benchmarks.workload import NUM_REQUESTS, distinct, prompts
 

@@ -4,9 +4,9 @@
 
 The policy is a rank-16 LoRA on all linear layers of the default model. Sixteen prompts, one answer
 of 64 tokens to each, drawn at temperature 1. The server answers over gRPC, from a process of its
-own, with log-probabilities and the journal on, as a job asks it to; PEFT keeps the adapter unmerged,
-on fp32 weights, and returns no log-probabilities. Prefill is included, start-up is not. The last
-line is JSON: tokens per second of both, and the ratio.
+own, with log-probabilities and the journal on, as a job asks it to; PEFT keeps the adapter
+unmerged, on fp32 weights, and returns no log-probabilities. Prefill is included, start-up is not.
+The last line is JSON: tokens per second of both, and the ratio.
 """
 
 import argparse
