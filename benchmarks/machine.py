@@ -46,7 +46,7 @@ def save_plot(
     for axis, (label, values) in zip(axes[0], panels.items(), strict=True):
         axis.plot(x, values, marker="o")
         axis.set(xlabel=x_label, ylabel=label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(values))
         if log_x:
             axis.set_xscale("log", base=2)
             axis.set_xticks(x, [f"{value:g}" for value in x])
