@@ -205,7 +205,7 @@ async def walk(client: AsyncClient, demo: Demo, num_corrections: int) -> dict[st
 
 
 async def run(folder: Path, num_corrections: int) -> dict[str, object]:
-    with running_process(folder / "data") as server:
+    with running_process(folder / "data", "--training-threads", "2") as server:
         async with AsyncClient(server.target) as client:
             await ready(client)
             demo = Demo(client)

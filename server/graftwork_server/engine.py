@@ -28,7 +28,6 @@ IDLE_WAIT_S = 0.02
 
 Publish = Callable[[list[Event]], None]
 OnDeath = Callable[[WireError], None]
-OnActivity = Callable[[bool], None]
 
 
 class Engine:
@@ -49,7 +48,6 @@ class Engine:
         self._metrics = metrics
         self._publish: Publish | None = None
         self._on_death: OnDeath | None = None
-        self._on_activity: OnActivity | None = None
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[Event] = []  # events of commands, published with the step's
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -57,20 +55,11 @@ class Engine:
         self._stopping = False
         self._reported = (0, 0, 0)  # counts of the scheduler that the metrics know
 
-    def start(
-        self,
-        publish: Publish,
-        on_death: OnDeath,
-        *,
-        threads: int,
-        on_activity: OnActivity | None = None,
-    ) -> None:
+    def start(self, publish: Publish, on_death: OnDeath, *, threads: int) -> None:
         """Starts the thread, whose kernels use `threads` cores; `publish` is called on it, once a
-        step, and `on_death` if a defect ends it: nothing is computed afterwards.
-        `on_activity` is told before each step, and once there is nothing to compute."""
+        step, and `on_death` if a defect ends it: nothing is computed afterwards."""
         self._publish = publish
         self._on_death = on_death
-        self._on_activity = on_activity
         self._num_threads = threads
         self._thread.start()
 
@@ -92,7 +81,6 @@ class Engine:
         self._tiers.update(self._fail_adapter)
         self._outbox += self._scheduler.expire(now)
         plan = self._scheduler.schedule(now)
-        self._tell_activity(plan is not None)
         if plan is not None:
             result = self._execute(plan)
             if result is not None:
@@ -124,10 +112,6 @@ class Engine:
                 return
             idle_wait = IDLE_WAIT_S if self._sequences else None
             waited = 0.0 if self.step() else idle_wait
-
-    def _tell_activity(self, is_busy: bool) -> None:
-        if self._on_activity is not None:
-            self._on_activity(is_busy)
 
     def _execute(self, plan: StepPlan) -> StepResult | None:
         """Runs a plan. A failure ends the plan's sequences and nothing else."""

@@ -15,7 +15,6 @@ from graftwork.v1 import feedback_service_pb2, feedback_service_pb2_grpc
 from graftwork_adapters.background import background_executor
 from graftwork_adapters.registry import Registry
 from graftwork_trainer.datasets.redaction import Redactor
-from graftwork_trainer.jobs.activity import ServingActivity
 from graftwork_trainer.jobs.launcher import WorkerSettings
 from graftwork_trainer.journal.errors import JournalNotUsable
 from graftwork_trainer.journal.journal import Journal
@@ -107,8 +106,7 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
         engine = build_engine(
             settings, base, files.store, files.limits, loading=loading, metrics=metrics
         )
-        activity = stack.enter_context(ServingActivity.shared())
-        start_engine(engine, settings, activity, stack)
+        start_engine(engine, settings, stack)
         dispatcher = engine.dispatcher
 
         server = new_grpc_server(settings.grpc, metrics, lambda: dispatcher.is_draining)
@@ -140,7 +138,6 @@ async def running_server(settings: Settings, base: BaseModel) -> AsyncIterator[R
             journal=journal,
             redactor=redactor,
             registry=files.registry,
-            activity=activity,
             metrics=metrics,
             ids=ids,
         )
@@ -215,17 +212,11 @@ def spare_long_collections() -> None:
     gc.enable()
 
 
-def start_engine(
-    engine: EngineParts,
-    settings: Settings,
-    activity: ServingActivity,
-    stack: contextlib.AsyncExitStack,
-) -> None:
+def start_engine(engine: EngineParts, settings: Settings, stack: contextlib.AsyncExitStack) -> None:
     engine.engine.start(
         engine.dispatcher.publish,
         engine.dispatcher.engine_died,
         threads=settings.engine.threads or usable_cores(),
-        on_activity=activity.set_busy,
     )
     stack.callback(engine.engine.stop)
 
@@ -297,7 +288,6 @@ def build_training(
     journal: Journal | None,
     redactor: Redactor | None,
     registry: Registry,
-    activity: ServingActivity,
     metrics: Metrics,
     ids: IdGenerator,
 ) -> Training | None:
@@ -306,8 +296,7 @@ def build_training(
         return None
     wanted = settings.training
     workers = WorkerSettings(
-        threads=wanted.threads or usable_cores(),
-        cores_while_serving=wanted.cores_while_serving,
+        threads=wanted.threads,
         niceness=wanted.niceness,
         scheduling=wanted.scheduling,
         max_duration_s=wanted.max_job_duration_s,
@@ -320,7 +309,6 @@ def build_training(
         registry=metrics.registry,
         data=settings.training_dir,
         base=settings.base_dir / base.digest.removeprefix("sha256:"),
-        activity=activity.path,
         template_hash=template_hash(base.tokenizer.chat_template),
         methods=trainable_methods().keys(),
         new_id=ids.new,

@@ -157,10 +157,7 @@ class TrainingSettings(_Frozen):
     enabled: bool = _setting(
         True, "Run training jobs, and serve TrainingService; needs the journal."
     )
-    threads: int = _setting(0, "Threads of a trainer; 0: one for each core.", ge=0)
-    cores_while_serving: Count = _setting(
-        1, "Cores that a trainer keeps to while something is served (Linux)."
-    )
+    threads: Count = _setting(1, "Threads of a trainer.")
     scheduling: Literal["idle", "nice"] = _setting(
         "idle",
         "Whether a trainer gets only what serving leaves of the processor (idle, Linux), or "

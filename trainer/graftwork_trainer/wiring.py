@@ -72,14 +72,13 @@ class Training:
         registry: CollectorRegistry,
         data: Path,
         base: Path,
-        activity: Path,
         template_hash: str,
         methods: Collection[str],
         new_id: Callable[[], str],
     ) -> None:
         """`data` holds the jobs and the datasets (`redactor` is of these), `base` the weights that
-        trainers map, `activity` is the file of ServingActivity. `template_hash` names the base's
-        chat template, and `methods` are PEFT's names of those that can be trained."""
+        trainers map. `template_hash` names the base's chat template, and `methods` are PEFT's names
+        of those that can be trained."""
         self._executor = ThreadPoolExecutor(_DATABASE_THREADS, "training")
         # Of the server's own machine and user: no TLS, and nobody else may open it.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="graftwork-"))
@@ -96,7 +95,6 @@ class Training:
             server=self.target,
             base=base,
             snapshots=datasets,
-            activity=activity,
             template_hash=template_hash,
             methods=methods,
         )

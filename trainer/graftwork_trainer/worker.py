@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from graftwork_trainer.jobs.activity import yield_cores
 from graftwork_trainer.jobs.priority import die_with, step_back
 
 
@@ -20,7 +19,6 @@ def main(job_folder: str) -> None:
     order = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     die_with(order["server_pid"])
     step_back(order["scheduling"], order["niceness"])
-    yield_cores(Path(order["activity"]), order["cores_while_serving"])
     output = _take_stdout()
     from graftwork_trainer.job_process import run_job  # noqa: PLC0415 - seconds
 

@@ -89,14 +89,13 @@ class Bench:
     max_duration_s: float = 60.0
 
     def supervisor(self, store: JobStore | None = None) -> Supervisor:
-        settings = WorkerSettings(1, 1, 19, "idle", max_duration_s=self.max_duration_s)
+        settings = WorkerSettings(1, 19, "idle", max_duration_s=self.max_duration_s)
         launcher = WorkerLauncher(
             self.folders,
             settings,
             server="unix:/nowhere",
             base=Path("/nowhere"),
             snapshots=Path("/nowhere"),
-            activity=Path("/nowhere"),
             template_hash="",
             methods=["LORA"],
             command=(sys.executable, str(WORKER)),

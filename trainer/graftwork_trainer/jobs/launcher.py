@@ -26,7 +26,6 @@ class WorkerSettings:
     """How workers run."""
 
     threads: int
-    cores_while_serving: int  # that it keeps to while the engine computes
     niceness: int
     scheduling: Scheduling
     max_duration_s: float  # of any job
@@ -42,9 +41,7 @@ class JobOrder:
     server_pid: int
     base: str  # folder or file of the packed base
     snapshots: str  # folder
-    activity: str  # file of `activity.ServingActivity`
     threads: int
-    cores_while_serving: int
     niceness: int
     scheduling: Scheduling
     template_hash: str  # of the base's chat template
@@ -73,7 +70,6 @@ class WorkerLauncher:
         server: str,
         base: Path,
         snapshots: Path,
-        activity: Path,
         template_hash: str,
         methods: Collection[str],
         command: Sequence[str] = COMMAND,
@@ -83,7 +79,6 @@ class WorkerLauncher:
         self._server = server
         self._base = base
         self._snapshots = snapshots
-        self._activity = activity
         self._template_hash = template_hash
         self._methods = tuple(sorted(methods))
         self._command = command
@@ -117,9 +112,7 @@ class WorkerLauncher:
             base=str(self._base),
             snapshots=str(self._snapshots),
             template_hash=self._template_hash,
-            activity=str(self._activity),
             threads=self._settings.threads,
-            cores_while_serving=self._settings.cores_while_serving,
             niceness=self._settings.niceness,
             scheduling=self._settings.scheduling,
             methods=self._methods,
@@ -130,8 +123,6 @@ class WorkerLauncher:
         threads = str(self._settings.threads)
         return {
             "OMP_NUM_THREADS": threads,
-            # Threads that share a core must not spin for one another.
-            "OMP_WAIT_POLICY": "PASSIVE",
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "RAYON_NUM_THREADS": threads,
