@@ -26,7 +26,9 @@ def parse_batched_bench(text: str) -> list[BatchedBenchRow]:
         if line.startswith("|") and not line.startswith("|-")
     ]
     if not lines or lines[0] != _COLUMNS:
-        raise ValueError(f"not the table of llama-batched-bench that is known here:\n{text[-2000:]}")
+        raise ValueError(
+            f"not the table of llama-batched-bench that is known here:\n{text[-2000:]}"
+        )
     return [
         BatchedBenchRow(int(pp), int(tg), int(b), float(prefill), float(decode))
         for pp, tg, b, _, _, prefill, _, decode, _, _ in lines[1:]

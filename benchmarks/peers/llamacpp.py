@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any
 
 from graftwork_server.engine_parts import usable_cores
 
-from benchmarks.peers.batched_bench import parse_batched_bench, row_with
+from benchmarks.peers.batched_bench import BatchedBenchRow, parse_batched_bench, row_with
 from benchmarks.peers.install import LlamaCppFiles
 from benchmarks.peers.runs import Batch, Round, Run, Workload, batch_figures
 from benchmarks.peers.worker_process import PeerError
@@ -88,28 +87,35 @@ class LlamaCpp:
 
     def _bare_figures(self, workload: Workload) -> dict[str, float]:
         """Without a server and without adapters; its own prompts are of as many tokens."""
-        prompt, long = _mean_length(workload.prompts), len(workload.long_prompt)
-        sequences = len(workload.prompts)
-        output = subprocess.run(
+        prompt, sequences = _mean_length(workload.prompts), len(workload.prompts)
+        rows = self._batched_bench(prompt, workload.new_tokens, (1, sequences))
+        together = row_with(rows, prompt_tokens=prompt, sequences=sequences)
+        alone = row_with(rows, prompt_tokens=prompt, sequences=1)
+        long = len(workload.long_prompt)
+        (prefill,) = self._batched_bench(long, 1, (1,))
+        return {
+            "single_stream": alone.decode_tokens_per_s,
+            "prefill": prefill.prefill_tokens_per_s,
+            "decode16": together.decode_tokens_per_s,
+        }
+
+    def _batched_bench(
+        self, prompt_tokens: int, new_tokens: int, sequences: tuple[int, ...]
+    ) -> list[BatchedBenchRow]:
+        finished = subprocess.run(
             [
                 *(str(self.files.batched_bench), "-m", str(self.model)),
                 *("-c", str(_CONTEXT), "-b", "2048", "-ub", "512", "-t", str(usable_cores())),
-                *("-npp", f"{prompt},{long}", "-ntg", str(workload.new_tokens)),
-                *("-npl", f"1,{sequences}"),
+                *("-npp", str(prompt_tokens), "-ntg", str(new_tokens)),
+                *("-npl", ",".join(map(str, sequences))),
             ],
-            check=True,
             text=True,
             capture_output=True,
+            check=False,
         )
-        rows = parse_batched_bench(output.stdout + output.stderr)
-        together = row_with(rows, prompt_tokens=prompt, sequences=sequences)
-        alone = row_with(rows, prompt_tokens=prompt, sequences=1)
-        long_alone = row_with(rows, prompt_tokens=long, sequences=1)
-        return {
-            "single_stream": alone.decode_tokens_per_s,
-            "prefill": max(long_alone.prefill_tokens_per_s, together.prefill_tokens_per_s),
-            "decode16": together.decode_tokens_per_s,
-        }
+        if finished.returncode:
+            raise PeerError(f"llama-batched-bench fails:\n{finished.stderr[-2000:]}")
+        return parse_batched_bench(finished.stdout + finished.stderr)
 
 
 def _read_stream(connection: HTTPConnection) -> tuple[list[int], list[float]]:
@@ -195,8 +201,10 @@ def _config_name(folder: Path) -> str:
 def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
+        with (
+            contextlib.suppress(OSError),  # what urllib raises is one
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5),
+        ):
+            return
         time.sleep(0.1)
     raise PeerError(f"llama-server does not get ready:\n{log.read_text()[-3000:]}")

@@ -23,9 +23,7 @@ class _Clock(StoppingCriteria):
         self.started = time.perf_counter()
         self.times: list[float] = []
 
-    def __call__(
-        self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object
-    ) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.BoolTensor:
         self.times.append(time.perf_counter() - self.started)
         return torch.zeros(len(input_ids), dtype=torch.bool)  # type: ignore[return-value]
 
@@ -42,9 +40,7 @@ class PeftBatches:
             wrapped, adapters[0], adapter_name="a0", autocast_adapter_dtype=False
         )
         for index, folder in enumerate(adapters[1:], start=1):
-            self.peft.load_adapter(
-                folder, adapter_name=f"a{index}", autocast_adapter_dtype=False
-            )
+            self.peft.load_adapter(folder, adapter_name=f"a{index}", autocast_adapter_dtype=False)
         self.peft.to(dtype).eval()
 
     def generate(self, batch: Batch) -> Run:

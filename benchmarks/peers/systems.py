@@ -150,27 +150,23 @@ SYSTEMS: dict[str, Callable[[Setting], contextlib.AbstractContextManager[System]
 
 
 class Processes:
-    """The processes that starting a system added, so that they can be held while another one is
-    measured: some peers' threads wait actively."""
+    """The processes that starting a system added. They stand still while another system is
+    measured, since some peers' threads wait actively."""
 
     def __init__(self) -> None:
         self._before = set(_children())
         self._own: list[psutil.Process] = []
 
-    def started(self) -> None:
-        self._own = [each for each in _children() if each not in self._before]
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """They stand still until the end, and run again however it comes."""
+    def suspend(self) -> None:
+        if not self._own:
+            self._own = [each for each in _children() if each not in self._before]
         for process in self._own:
             process.suspend()
-        try:
-            yield
-        finally:
-            for process in self._own:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.resume()
+
+    def resume(self) -> None:
+        for process in self._own:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def _children() -> list[psutil.Process]:
