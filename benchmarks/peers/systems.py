@@ -108,18 +108,21 @@ class Worker:
 
 @contextlib.contextmanager
 def running_vllm(setting: Setting) -> Iterator[Worker]:
-    """Two engines: one started without LoRA serves the plain base faster."""
+    """Two engines: one started without LoRA serves the plain base faster. Intel's OpenMP is loaded
+    first, as vLLM's manual advises; it comes with vLLM."""
     python = installed_vllm()
+    openmp = {"LD_PRELOAD": str(python.parents[1] / "lib" / "libiomp5.so")}
     module, common = "benchmarks.peers.vllm_worker", [str(setting.model), setting.dtype]
     log = setting.scratch / "vllm.log"
     with (
-        running_worker("vLLM", python, module, common, log=log) as base,
+        running_worker("vLLM", python, module, common, log=log, environment=openmp) as base,
         running_worker(
             "vLLM with LoRA",
             python,
             module,
             [*common, *map(str, setting.adapters)],
             log=log.with_name("vllm-lora.log"),
+            environment=openmp,
         ) as lora,
     ):
         yield Worker(lora, base)
