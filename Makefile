@@ -79,6 +79,12 @@ docs-methods: setup ## Write docs/adapter-methods.md from the code
 bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
 	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
 
+peers: setup ## Install llama.cpp and vLLM under .peers/, for bench-peers (needs cmake, ninja, a compiler)
+	$(BIN)/python -m benchmarks.peers.install
+
+bench-peers: setup model ## Measure against llama.cpp, vLLM and PEFT in one run
+	$(BIN)/python -m benchmarks.bench_peers $(ARGS)
+
 bench-methods: setup model ## Measure batches of every adapter method against the bare base
 	$(BIN)/python -m benchmarks.bench_methods $(ARGS)
 
@@ -136,6 +142,6 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 	@touch $@ $(VENV)/.installed-server
 
 .PHONY: help setup serve test test-slow test-gpu check format lint lint-protos protos protos-fresh \
-	docs-methods bench-mixed bench-methods bench-train bench-hot bench-journal bench-rlhf \
-	bench-rollouts bench-tiers bench-overhead bench-growth \
+	docs-methods peers bench-peers bench-mixed bench-methods bench-train bench-hot bench-journal \
+	bench-rlhf bench-rollouts bench-tiers bench-overhead bench-growth \
 	demo soak model clean
