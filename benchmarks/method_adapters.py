@@ -93,8 +93,8 @@ METHODS: dict[str, Callable[[], Config]] = {
     "pfeiffer": lambda: BottleneckConfig("pfeiffer", "relu", reduction_factor=16),
 }
 
-# Served as an extra dense (or as expensive) matrix beside every weight.
-DENSE = {"fourierft", "randlora"}
+# As expensive as an extra dense matrix beside every weight.
+DENSE = {"randlora"}
 # Sixteen that do different things, to linear modules and around them.
 ALL_DIFFERENT = (
     "lora", "dora", "loha", "hra", "vera", "ia3", "road", "oft", "boft", "lokr", "c3a", "shira",

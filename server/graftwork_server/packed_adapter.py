@@ -33,7 +33,7 @@ class PackedModule:
     low_rank: PackedLowRank | None
     scale: Tensor | None  # (out_features,) float32
     bias: Tensor | None  # (out_features,) float32
-    # For the kernels, or, where they are not loaded or know no such kind, for torch.
+    # For the kernels, or, where they are not loaded, for torch.
     input: KernelInput | PackedInput | None = None
     term: KernelTerm | PackedTerm | None = None
     rotation: KernelPairRotation | PackedPairRotation | None = None
@@ -138,11 +138,10 @@ def _pack_term(
 ) -> KernelTerm | PackedTerm | None:
     if term is None:
         return None
-    packed: KernelTerm | None = None
     if base.device.type == "cpu" and kernels_loaded():
         in_features = base.linear_modules[name].in_features
-        packed = pack_kernel_term(term, in_features, factor_dtype or torch.float32)
-    return pack_term(term, base.device) if packed is None else packed
+        return pack_kernel_term(term, in_features, factor_dtype or torch.float32)
+    return pack_term(term, base.device)
 
 
 def _to_device(vector: Tensor | None, base: BaseModel) -> Tensor | None:

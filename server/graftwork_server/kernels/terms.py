@@ -1,5 +1,5 @@
 """What adapters of many slots add to the output of a linear module beyond the low-rank pair, in one
-call: for each slot a term of any kind that has a kernel.
+call: for each slot a term of any kind.
 
 Kinds and layouts are those of csrc/terms.h and the headers beside it; the reference of each is its
 class in `packed_terms`. Values that are read once a row may be rounded to bfloat16, as low-rank
@@ -21,8 +21,9 @@ from graftwork_adapters.canonical_linear import (
     SharedBases,
     SharedLowRank,
     SparseDelta,
+    SpectralDelta,
 )
-from graftwork_adapters.shared_tensors import SharedTensors
+from graftwork_adapters.shared_tensors import SharedTensors, share
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,7 +32,8 @@ from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
 
-_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO, _SHARED_LOW_RANK, _SHARED_BASES = range(1, 8)
+_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO = range(1, 6)
+_SHARED_LOW_RANK, _SHARED_BASES, _SPECTRAL = range(6, 9)
 _WIDEST = 16  # lanes; inner dimensions are padded to a multiple
 
 
@@ -72,9 +74,9 @@ def add_terms(y: Tensor, x: Tensor, table: TermTable, segments: Segments) -> Non
 
 def pack_kernel_term(
     term: AddedTerm | KhatriRaoPair, in_features: int, dtype: torch.dtype
-) -> KernelTerm | None:
-    """None for a kind without a kernel. dtype: float32 or bfloat16, of what may be rounded."""
-    packed: KernelTerm | None = None
+) -> KernelTerm:
+    """dtype: float32 or bfloat16, of what may be rounded."""
+    packed: KernelTerm
     match term:
         case DenseDelta():
             packed = _kernel_term(_DENSE, [to_panels(term.delta.float())], *term.delta.T.shape)
@@ -90,6 +92,8 @@ def pack_kernel_term(
             packed = _pack_shared_low_rank(term, in_features, dtype)
         case SharedBases():
             packed = _pack_shared_bases(term, dtype)
+        case SpectralDelta():
+            packed = _pack_spectral(term)
     return packed
 
 
@@ -205,3 +209,31 @@ def _pack_shared_bases(term: SharedBases, dtype: torch.dtype) -> KernelTerm:
         common=term.shared.derived(name, wide if is_wide else tall),
         shared=term.shared,
     )
+
+
+def _pack_spectral(term: SpectralDelta) -> KernelTerm:
+    """Values stay float32: there are few."""
+    order = (term.rows * term.in_features + term.columns).argsort()
+    places = share(term.rows[order], term.columns[order])
+
+    def pairs(shared: SharedTensors) -> tuple[Tensor, ...]:
+        return (torch.stack([shared.a, shared.b], dim=1).int().contiguous(),)
+
+    size = term.in_features * term.out_features
+    roots = _roots_of_unity(term.in_features), _roots_of_unity(term.out_features)
+    return _kernel_term(
+        _SPECTRAL,
+        [_padded(term.values[order].double() / size).float()],
+        order.shape[0],
+        term.in_features,
+        term.out_features,
+        common=(*places.derived("pairs", pairs), *roots),
+        shared=places,
+    )
+
+
+@lru_cache(maxsize=16)
+def _roots_of_unity(size: int) -> Tensor:
+    """(size, 2): the cosine and sine of 2 pi k / size."""
+    angle = torch.arange(size).double() * (2 * pi / size)
+    return torch.stack([angle.cos(), angle.sin()], dim=1).float()

@@ -21,9 +21,10 @@ struct KhatriRao {
 // hidden[i * rank + j] = sum over k of x[k] first[i, k] second[j, k], for kFirst by kSecond of them.
 template <class T, int kFirst, int kSecond>
 inline void project_products(int64_t width, int64_t rank, const float* x, const T* first,
-                             const T* second, float* hidden) {
+                             const T* second, float* hidden, Ahead& ahead) {
   Vec acc[kFirst][kSecond] = {};
   for (int64_t k = 0; k < width; k += kLanes) {
+    ahead.step();
     const Vec value = load(x + k);
     Vec factor[kFirst];
 #pragma GCC unroll 4
@@ -43,22 +44,21 @@ template <class T, int kFirst>
 inline void project_stripe(int64_t width, int64_t rank, const float* x, const T* first,
                            const T* second, float* hidden, Ahead& ahead) {
   int64_t j = 0;
-  for (; j + 4 <= rank; j += 4) {
-    ahead.step();
-    project_products<T, kFirst, 4>(width, rank, x, first, second + j * width, hidden + j);
-  }
+  for (; j + 4 <= rank; j += 4)
+    project_products<T, kFirst, 4>(width, rank, x, first, second + j * width, hidden + j, ahead);
   for (; j < rank; ++j)
-    project_products<T, kFirst, 1>(width, rank, x, first, second + j * width, hidden + j);
+    project_products<T, kFirst, 1>(width, rank, x, first, second + j * width, hidden + j, ahead);
 }
 
 // total + sum over i, j of first[i] second[j] hidden[i * rank + j], for all i and kSecond of j.
 template <class T, int kSecond>
 inline Vec expand_products(int64_t width, int64_t rank, const T* first, const T* second,
-                           const float* hidden, Vec total) {
+                           const float* hidden, Vec total, Ahead& ahead) {
   Vec factor[kSecond];
 #pragma GCC unroll 8
   for (int j = 0; j < kSecond; ++j) factor[j] = load(second + j * width);
   for (int64_t i = 0; i < rank; ++i) {
+    ahead.step();
     Vec inner{};
 #pragma GCC unroll 8
     for (int j = 0; j < kSecond; ++j) inner = fma(factor[j], hidden[i * rank + j], inner);
@@ -85,20 +85,23 @@ void add_khatri_rao_row(const KhatriRao& k, const float* x, float* y, Ahead& ahe
   first = static_cast<const T*>(k.first_b);
   second = static_cast<const T*>(k.second_b);
   for (int64_t n = 0; n < out; n += kLanes) {
-    ahead.step();
     Vec total{};
     int64_t j = 0;
     for (; j + 8 <= rank; j += 8)
-      total = expand_products<T, 8>(out, rank, first + n, second + j * out + n, hidden + j, total);
+      total = expand_products<T, 8>(out, rank, first + n, second + j * out + n, hidden + j, total,
+                                    ahead);
     for (; j < rank; ++j)
-      total = expand_products<T, 1>(out, rank, first + n, second + j * out + n, hidden + j, total);
+      total = expand_products<T, 1>(out, rank, first + n, second + j * out + n, hidden + j, total,
+                                    ahead);
     store(added + n, total);
   }
   add_to(y, added, k.out_features);
 }
 
 inline void add_khatri_rao(const KhatriRao& k, const TermRows& rows, Ahead& ahead) {
-  ahead.spread(rows.rows * (pad(k.out_features) / kLanes + 1));
+  const int64_t fours = k.rank / 4 + k.rank % 4, eights = k.rank / 8 + k.rank % 8;
+  ahead.spread(rows.rows * (fours * fours * (pad(k.in_features) / kLanes) +
+                            k.rank * eights * (pad(k.out_features) / kLanes)));
   for (int64_t row = 0; row < rows.rows; ++row) {
     const float* x = rows.x + row * rows.x_stride;
     float* y = rows.y + row * rows.y_stride;

@@ -37,19 +37,78 @@ struct LowRankShape {
   int64_t y_stride;
 };
 
-// hidden[r][j] = x[r] . a[j]; asks for the factors at `ahead`, of the same shape, meanwhile.
+// Asks for the factors of a tile and then of the next in the order in which they are read, leaving
+// out those of the tile before, which are in the caches.
+class FactorsAhead {
+ public:
+  static constexpr int64_t kLine = 64;
+
+  // previous: null where a thread begins; any other tile has asked for the beginning of `tile`'s.
+  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next,
+               const LowRankShape& shape) {
+    const bool is_new = previous == nullptr || previous->slot.a != tile.slot.a;
+    if (is_new) add(tile, shape);
+    if (next.slot.a != tile.slot.a) add(next, shape);
+    next_ = spans_[0].begin;
+    if (previous == nullptr)
+      ask(kLead);
+    else if (is_new)
+      skip(kLead * kLine);
+  }
+
+  void ask(int64_t lines) {
+    for (; lines > 0 && span_ < count_; --lines) {
+      __builtin_prefetch(next_);
+      skip(kLine);
+    }
+  }
+
+ private:
+  // How far to ask ahead of what is read: 16 KB. Eight ranks are read side by side, so that
+  // much less comes too late; more falls out of the caches again.
+  static constexpr int64_t kLead = 256;
+
+  struct Span {
+    const char* begin;
+    const char* end;
+  };
+
+  void add(const RowTile& tile, const LowRankShape& shape) {
+    const int64_t bytes = tile.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float);
+    const char* a = reinterpret_cast<const char*>(tile.slot.a);
+    const char* b = reinterpret_cast<const char*>(tile.slot.b);
+    const int64_t outputs = divide_up(shape.out_features, kFactorPanel) * kFactorPanel;
+    spans_[count_++] = {a, a + tile.slot.rank * shape.in_features * bytes};
+    spans_[count_++] = {b, b + tile.slot.rank * outputs * bytes};
+  }
+
+  void skip(int64_t bytes) {
+    next_ += bytes;
+    while (span_ < count_ && next_ >= spans_[span_].end) {
+      const int64_t beyond = next_ - spans_[span_].end;
+      ++span_;
+      next_ = span_ < count_ ? spans_[span_].begin + beyond / kLine * kLine : nullptr;
+    }
+  }
+
+  Span spans_[4] = {};
+  int count_ = 0;
+  int span_ = 0;
+  const char* next_ = nullptr;
+};
+
+// hidden[r][j] = x[r] . a[j]
 template <class T, int kRows, int kRanks>
 inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, const T* a,
-                         const T* ahead, float* hidden, int64_t hidden_stride) {
+                         FactorsAhead& ahead, float* hidden, int64_t hidden_stride) {
+  constexpr int64_t kLines = kRanks * kLanes * sizeof(T) / FactorsAhead::kLine;
   Vec acc[kRows][kRanks] = {};
   const int64_t whole = in_features / kLanes * kLanes;
   for (int64_t k = 0; k < whole; k += kLanes) {
+    if constexpr (kRows == 1) ahead.ask(std::max<int64_t>(kLines, 1));
     Vec factor[kRanks];
 #pragma GCC unroll 8
-    for (int j = 0; j < kRanks; ++j) {
-      factor[j] = load(a + j * in_features + k);
-      if constexpr (kRows == 1) __builtin_prefetch(ahead + j * in_features + k);
-    }
+    for (int j = 0; j < kRanks; ++j) factor[j] = load(a + j * in_features + k);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec value = load(x + r * x_stride + k);
@@ -68,30 +127,30 @@ inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, 
     for (int j = 0; j < kRanks; ++j) hidden[r * hidden_stride + j] = sum(acc[r][j]);
 }
 
-// hidden = x A^T for kRows rows; B is asked for at the end.
+// hidden = x A^T for kRows rows
 template <class T, int kRows, int kRanks>
-void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x, float* hidden) {
+void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x,
+             FactorsAhead& ahead, float* hidden) {
   const T* a = reinterpret_cast<const T*>(slot.a);
-  const T* b = reinterpret_cast<const T*>(slot.b);
   const int64_t step = kRanks * shape.in_features;
   int64_t j = 0;
   for (; j + kRanks <= slot.rank; j += kRanks, a += step)
-    project_tile<T, kRows, kRanks>(shape.in_features, x, shape.x_stride, a,
-                                   j + 2 * kRanks <= slot.rank ? a + step : b, hidden + j,
+    project_tile<T, kRows, kRanks>(shape.in_features, x, shape.x_stride, a, ahead, hidden + j,
                                    slot.rank);
   for (; j < slot.rank; ++j, a += shape.in_features)
-    project_tile<T, kRows, 1>(shape.in_features, x, shape.x_stride, a, a + shape.in_features,
-                              hidden + j, slot.rank);
+    project_tile<T, kRows, 1>(shape.in_features, x, shape.x_stride, a, ahead, hidden + j,
+                              slot.rank);
 }
 
 template <class T>
-void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x, float* hidden) {
+void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x,
+                  FactorsAhead& ahead, float* hidden) {
   int64_t r = 0;
   for (; r + 4 <= tile.rows; r += 4)
     project<T, 4, kTileRows / 3>(tile.slot, shape, x + (tile.row + r) * shape.x_stride,
-                                 hidden + r * tile.slot.rank);
+                                 ahead, hidden + r * tile.slot.rank);
   for (; r < tile.rows; ++r)
-    project<T, 1, 8>(tile.slot, shape, x + (tile.row + r) * shape.x_stride,
+    project<T, 1, 8>(tile.slot, shape, x + (tile.row + r) * shape.x_stride, ahead,
                      hidden + r * tile.slot.rank);
 }
 
@@ -127,18 +186,17 @@ inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t 
   }
 }
 
-// y += hidden B^T; asks for the next tile's A meanwhile, a panel's worth per panel.
+// y += hidden B^T
 template <class T>
 void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hidden,
-                 const RowTile& next, float* y) {
+                 FactorsAhead& ahead, float* y) {
   const int64_t panels = divide_up(shape.out_features, kFactorPanel);
-  const int64_t next_bytes =
-      next.slot.rank * shape.in_features * (next.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float));
-  const int64_t share = divide_up(next_bytes, 64 * panels) * 64;
+  // While A is read by four rows at a time nothing is asked for.
+  const int64_t a_share = tile.rows >= 4 ? divide_up(shape.in_features, panels) : 0;
+  const int64_t lines =
+      divide_up(tile.slot.rank * (kFactorPanel + a_share) * sizeof(T), FactorsAhead::kLine);
   for (int64_t panel = 0; panel < panels; ++panel) {
-    if (next.slot.a != tile.slot.a)
-      for (int64_t i = panel * share; i < (panel + 1) * share; i += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(next.slot.a) + i);
+    ahead.ask(lines);
     int64_t r = 0;
     for (; r + 4 <= tile.rows; r += 4) expand_tile<T, 4>(tile, shape, r, hidden, panel, y);
     for (; r < tile.rows; ++r) expand_tile<T, 1>(tile, shape, r, hidden, panel, y);
@@ -146,10 +204,10 @@ void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hi
 }
 
 template <class T>
-void add_tile(const RowTile& tile, const RowTile& next, const LowRankShape& shape, const float* x,
+void add_tile(const RowTile& tile, const LowRankShape& shape, const float* x, FactorsAhead& ahead,
               float* hidden, float* y) {
-  project_rows<T>(tile, shape, x, hidden);
-  expand_rows<T>(tile, shape, hidden, next, y);
+  project_rows<T>(tile, shape, x, ahead, hidden);
+  expand_rows<T>(tile, shape, hidden, ahead, y);
 }
 
 inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs, int64_t count) {
@@ -175,11 +233,12 @@ inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t num_
       const RowTile& tile = tiles[i];
       // With two threads the chunk after the next is the likely one.
       const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
+      FactorsAhead ahead(i > begin ? &tiles[i - 1] : nullptr, tile, next, shape);
       hidden.resize(tile.rows * tile.slot.rank);
       if (tile.slot.bfloat16)
-        add_tile<BFloat16>(tile, next, shape, x, hidden.data(), y);
+        add_tile<BFloat16>(tile, shape, x, ahead, hidden.data(), y);
       else
-        add_tile<float>(tile, next, shape, x, hidden.data(), y);
+        add_tile<float>(tile, shape, x, ahead, hidden.data(), y);
     }
   });
 }

@@ -61,15 +61,15 @@ struct BottleneckTile {
 };
 
 template <class T>
-void add_bottleneck_tile(const BottleneckTile& tile, const RowTile& next, const LowRankShape& shape,
+void add_bottleneck_tile(const BottleneckTile& tile, const LowRankShape& shape, FactorsAhead& ahead,
                          float* hidden, float* y) {
   const BottleneckSlot& slot = *tile.slot;
   const int64_t rank = slot.factors.rank;
-  project_rows<T>(tile.rows, shape, y, hidden);
+  project_rows<T>(tile.rows, shape, y, ahead, hidden);
   for (int64_t row = 0; row < tile.rows.rows; ++row)
     for (int64_t j = 0; j < rank; ++j)
       hidden[row * rank + j] = activate(slot.activation, hidden[row * rank + j] + slot.down_bias[j]);
-  expand_rows<T>(tile.rows, shape, hidden, next, y);
+  expand_rows<T>(tile.rows, shape, hidden, ahead, y);
   for (int64_t row = tile.rows.row; row < tile.rows.row + tile.rows.rows; ++row)
     for (int64_t n = 0; n < shape.out_features; ++n)
       y[row * shape.y_stride + n] += slot.up_bias[n];
@@ -95,11 +95,13 @@ inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_
     for (int64_t i = begin; i < end; ++i) {
       const BottleneckTile& tile = tiles[i];
       const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
+      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows,
+                         shape);
       hidden.resize(tile.rows.rows * tile.slot->factors.rank);
       if (tile.slot->factors.bfloat16)
-        add_bottleneck_tile<BFloat16>(tile, tiles[after].rows, shape, hidden.data(), y);
+        add_bottleneck_tile<BFloat16>(tile, shape, ahead, hidden.data(), y);
       else
-        add_bottleneck_tile<float>(tile, tiles[after].rows, shape, hidden.data(), y);
+        add_bottleneck_tile<float>(tile, shape, ahead, hidden.data(), y);
     }
   });
 }

@@ -2,6 +2,7 @@
 // each slot, all of a step in one call.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "circulant.h"
@@ -13,6 +14,7 @@
 #include "shared_bases.h"
 #include "shared_low_rank.h"
 #include "sparse.h"
+#include "spectral.h"
 #include "term.h"
 
 namespace graftwork {
@@ -26,6 +28,7 @@ enum TermKind : int64_t {
   kKhatriRao,
   kSharedLowRank,
   kSharedBases,
+  kSpectral,
 };
 
 struct TermTile {
@@ -54,6 +57,7 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
   std::vector<TermTile> tiles;
   std::vector<SharedRow> sharing;
   BasesRows bases;
+  SpectralRows spectral;
   for (int64_t i = 0; i < count; ++i) {
     const TermSlot& slot = slots[runs[i].slot];
     if (slot.kind == kSharedLowRank) {
@@ -62,6 +66,9 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
     } else if (slot.kind == kSharedBases) {
       for (int64_t row = runs[i].start; row < runs[i].stop; ++row)
         bases.push_back({&parameters_of<SharedBases>(slot), row});
+    } else if (slot.kind == kSpectral) {
+      for (int64_t row = runs[i].start; row < runs[i].stop; ++row)
+        spectral.push_back({&parameters_of<Spectral>(slot), row});
     } else if (slot.kind != kNoTerm) {
       // Long runs in wide tiles; short ones in narrow tiles, for there are few to share out.
       const int64_t height = runs[i].stop - runs[i].start >= 64 ? 16 : 8;
@@ -84,6 +91,7 @@ inline void add_terms(const TermSlot* slots, const Run* runs, int64_t count, con
   });
   add_shared_low_rank(sharing, x, x_stride, y, y_stride);
   add_shared_bases(bases, x, x_stride, y, y_stride);
+  if (!spectral.empty()) add_spectral(std::move(spectral), x, x_stride, y, y_stride);
 }
 
 }  // namespace graftwork
