@@ -79,7 +79,7 @@ docs-methods: setup ## Write docs/adapter-methods.md from the code
 bench-mixed: setup model ## Measure sixteen adapters in one batch against PEFT and the bare base
 	$(BIN)/python -m benchmarks.bench_mixed $(ARGS)
 
-peers: setup ## Install llama.cpp and vLLM under .peers/, for bench-peers (needs cmake, ninja, a compiler)
+peers: setup ## Install llama.cpp and vLLM under .peers/, for bench-peers
 	$(BIN)/python -m benchmarks.peers.install
 
 bench-peers: setup model ## Measure against llama.cpp, vLLM and PEFT in one run

@@ -6,6 +6,7 @@ python -m benchmarks.peers.peft_worker MODEL DTYPE ADAPTER [ADAPTER ...]
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -45,7 +46,7 @@ class PeftBatches:
 
     def generate(self, batch: Batch) -> Run:
         inputs = self.tokenizer.pad({"input_ids": batch.prompts}, return_tensors="pt")
-        options = {"do_sample": False, "min_new_tokens": batch.new_tokens}
+        options: dict[str, Any] = {"do_sample": False, "min_new_tokens": batch.new_tokens}
         chosen = set(batch.adapters)
         model = self.base if chosen == {None} else self.peft
         if len(chosen) > 1:

@@ -95,7 +95,7 @@ def plot(table: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.6))
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 5.6))
     for axis, (measure, figures) in zip(axes.flat, table.items(), strict=True):
         names = list(figures)
         bars = axis.bar(names, [figures[name] or 0 for name in names], color=_colours(names))

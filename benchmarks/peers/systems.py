@@ -73,8 +73,8 @@ class Graftwork:
 
 @contextlib.contextmanager
 def running_graftwork(setting: Setting) -> Iterator[Graftwork]:
-    options = ["--no-engine-prefix-cache", "--model", str(setting.model)]
-    options += ["--adapters-roots", str(setting.adapters[0].parent)]
+    options = ["--no-engine-prefix-cache", "--adapter-root", str(setting.adapters[0].parent)]
+    options += ["--model", str(setting.model)]
 
     async def connect(target: str) -> AsyncClient:
         client = AsyncClient(target)
