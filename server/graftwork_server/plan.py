@@ -15,16 +15,21 @@ class ScheduledSequence:
 
     sequence_id: int
     slot: int  # device slot of its adapter, BASE_SLOT for the base
-    token_ids: tuple[int, ...]  # computed in this step
+    token_ids: tuple[int, ...]  # computed in this step: the sequence's own, then drafted ones
     start_position: int  # position of token_ids[0]; equals num_computed_tokens before the step
     block_ids: tuple[int, ...]  # blocks of positions 0 .. start_position + len(token_ids) - 1
-    samples: bool  # whether the last token of the step yields a new one
+    samples: bool  # whether the last of its own tokens yields a new one
     wants_prompt_logprobs: bool = False
     classifies: bool = False  # whether the classifier's scores of the last token are wanted
+    num_draft_tokens: int = 0  # guesses at what is sampled; only where it samples
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def draft(self) -> tuple[int, ...]:
+        return self.token_ids[self.num_tokens - self.num_draft_tokens :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """What a step yielded for a sequence that samples."""
+    """A token that a step yielded for a sequence that samples."""
 
     sequence_id: int
     token_id: int
@@ -62,6 +67,8 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
+    # Of each sequence that samples one, then one more for each drafted token that was right; those
+    # of one sequence in order.
     sampled: tuple[SampledToken, ...]
     # For sequences that want prompt log-probabilities: those of the positions of this step that are
     # predicted by its tokens, by sequence id.

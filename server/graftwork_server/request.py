@@ -97,6 +97,7 @@ class Sequence:
     deadline: float | None = None
     constraint: Constraint | None = None
     classifies: bool = False  # the adapter's classifier scores the last token; max_tokens is 0
+    prompt_lookup_tokens: int = 0  # most tokens to draft in a step
 
     state: SequenceState = SequenceState.WAITING
     output_token_ids: list[int] = field(default_factory=list)

@@ -12,7 +12,6 @@ from graftwork_server.base_model import BaseModel
 from graftwork_server.device_adapters import DeviceAdapters
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.plan import (
-    SampledToken,
     ScheduledSequence,
     StepPlan,
     StepResult,
@@ -20,6 +19,7 @@ from graftwork_server.plan import (
 )
 from graftwork_server.request import Sequence
 from graftwork_server.sampler import Sampler
+from graftwork_server.verification import Candidate, sample_through_drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,7 @@ class Runner:
     def _read_out(
         self, plan: StepPlan, sequences: Mapping[int, Sequence], logits: Tensor
     ) -> StepResult:
-        sampling_rows: list[int] = []
-        sampling: list[Sequence] = []
+        sampling: list[Candidate] = []
         prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
         class_scores: dict[int, tuple[float, ...]] = {}
         row = 0
@@ -142,21 +141,15 @@ class Runner:
                 )
                 row += scheduled.num_tokens
                 if scheduled.samples:
-                    sampling_rows.append(row - 1)
-                    sampling.append(sequence)
+                    sampling.append(Candidate(sequence, row - 1))
             elif scheduled.samples:
-                sampling_rows.append(row)
-                sampling.append(sequence)
-                row += 1
+                sampling.append(Candidate(sequence, row, scheduled.draft))
+                row += 1 + scheduled.num_draft_tokens
             elif scheduled.classifies:
                 scores = self._adapters.class_scores(scheduled.slot, row)
                 class_scores[scheduled.sequence_id] = scores
                 row += 1
-        sampled: tuple[SampledToken, ...] = ()
-        if sampling:
-            if len(sampling_rows) != logits.shape[0]:
-                logits = logits[torch.tensor(sampling_rows, device=logits.device)]
-            sampled = tuple(self._sampler.sample(logits, sampling))
+        sampled = sample_through_drafts(self._sampler, logits, sampling)
         return StepResult(sampled, prompt_logprobs, class_scores)
 
     def _prompt_logprobs(
@@ -188,4 +181,4 @@ def _num_logit_rows(scheduled: ScheduledSequence) -> int:
     """How many of a sequence's tokens, counted from its last, have their logits computed."""
     if scheduled.wants_prompt_logprobs:
         return scheduled.num_tokens
-    return int(scheduled.samples or scheduled.classifies)
+    return int(scheduled.samples or scheduled.classifies) + scheduled.num_draft_tokens

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from graftwork_server.blocks import BlockManager, IntegrityError, PrefixKeys
+from graftwork_server.drafting import PromptLookup
 from graftwork_server.fairness import Lane
 from graftwork_server.plan import BASE_SLOT, ScheduledSequence
 from graftwork_server.request import Sequence, SequenceState
@@ -27,6 +28,7 @@ class Tracked:
     num_published: int = 0  # leading blocks that went through the prefix cache, either way
     num_reported: int = 0  # prompt positions whose log-probabilities were delivered
     followers: list["Tracked"] = field(default_factory=list)  # wait for this one's prompt
+    lookup: PromptLookup | None = None  # where it asks for drafts
 
     @property
     def seniority(self) -> tuple[int, int]:
@@ -107,16 +109,26 @@ class RunningSet:
             del self.by_digest[digest]
         tracked.lane.num_running -= 1
 
-    def grow(self, tracked: Tracked) -> bool:
-        """Sees to it that there is a block for the last token; False if none is available."""
+    def grow(self, tracked: Tracked, num_draft_tokens: int = 0) -> bool:
+        """Sees to it that there are blocks for all its tokens and a draft; False, with nothing
+        changed, if there are too few."""
         sequence = tracked.sequence
-        if len(sequence.block_ids) * self._blocks.block_size >= sequence.num_tokens:
+        wanted = self._blocks.blocks_for(sequence.num_tokens + num_draft_tokens)
+        missing = wanted - len(sequence.block_ids)
+        if missing <= 0:
             return True
-        block_ids = self._blocks.allocate(1)
+        block_ids = self._blocks.allocate(missing)
         if block_ids is None:
             return False
         sequence.block_ids += block_ids
         return True
+
+    def shrink(self, tracked: Tracked) -> None:
+        """Takes back the blocks that only wrong drafts needed."""
+        sequence = tracked.sequence
+        kept = self._blocks.blocks_for(sequence.num_tokens)
+        self._blocks.free(sequence.block_ids[kept:])
+        del sequence.block_ids[kept:]
 
     def advance(self, tracked: Tracked, num_tokens: int) -> None:
         """Counts tokens as computed, and lets others find the blocks that they filled."""
@@ -127,23 +139,26 @@ class RunningSet:
             self._blocks.publish(sequence.block_ids[index], tracked.keys[index])
         tracked.num_published = num_full
 
-    def planned(self, tracked: Tracked, num_tokens: int) -> ScheduledSequence:
-        """The next `num_tokens` tokens of a running sequence, for the runner."""
+    def planned(
+        self, tracked: Tracked, num_tokens: int, draft: tuple[int, ...] = ()
+    ) -> ScheduledSequence:
+        """The next `num_tokens` tokens of a running sequence, and a draft, for the runner."""
         sequence = tracked.sequence
         start = sequence.num_computed_tokens
         stop = start + num_tokens
         return ScheduledSequence(
             sequence_id=sequence.sequence_id,
             slot=slot_of(sequence),
-            token_ids=sequence.token_ids(start, stop),
+            token_ids=sequence.token_ids(start, stop) + draft,
             start_position=start,
-            block_ids=tuple(sequence.block_ids[: self._blocks.blocks_for(stop)]),
+            block_ids=tuple(sequence.block_ids[: self._blocks.blocks_for(stop + len(draft))]),
             samples=sequence.samples and stop == sequence.num_tokens,
             wants_prompt_logprobs=(
                 sequence.sampling.prompt_logprobs is not None
                 and tracked.num_reported <= start < len(sequence.prompt_token_ids)
             ),
             classifies=sequence.classifies and stop == sequence.num_tokens,
+            num_draft_tokens=len(draft),
         )
 
     def _num_readable_blocks(self, tracked: Tracked) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from graftwork_server.blocks import BlockManager, IntegrityError, PrefixKeys
 from graftwork_server.demand import SlotDemand
+from graftwork_server.drafting import PromptLookup
 from graftwork_server.errors import QueueFull
 from graftwork_server.events import (
     ClassScoresEvent,
@@ -26,7 +27,7 @@ from graftwork_server.events import (
 )
 from graftwork_server.fairness import DECODE_WEIGHT, PREFILL_WEIGHT, WaitingQueue
 from graftwork_server.limits import ContextTooLongError, SchedulerConfig
-from graftwork_server.plan import SampledToken, StepPlan, StepResult
+from graftwork_server.plan import SampledToken, ScheduledSequence, StepPlan, StepResult
 from graftwork_server.request import FinishReason, Sequence, SequenceState
 from graftwork_server.running import RunningSet, Tracked, slot_of
 from graftwork_server.slots import SlotTable
@@ -50,6 +51,8 @@ class Scheduler:
         )
         self.slots = SlotTable(config.max_slots, config.max_slot_bytes, self._is_held)
         self.num_preemptions = 0
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0  # drafted ones that were sampled
         self._waiting = WaitingQueue()
         self._demand = SlotDemand(self.slots, self._waiting, config.slot_patience_s)
         self._tracked: dict[int, Tracked] = {}
@@ -131,7 +134,8 @@ class Scheduler:
         return events
 
     def schedule(self, now: float) -> StepPlan | None:
-        """Decodes first, then prompts begun before, then admissions, within the token budget."""
+        """Decodes first, then prompts begun before, then admissions, then drafts, within the token
+        budget."""
         self._demand.refresh(now)
         num_preemptions = self.num_preemptions
         budget = self.config.max_tokens_per_step
@@ -154,12 +158,20 @@ class Scheduler:
                 budget -= chunks[-1][1]
         if not chunks:
             return None
+        drafts = self._draft(chunks, budget)
         chunks.sort(key=lambda chunk: (slot_of(chunk[0].sequence), chunk[0].seniority))
-        return StepPlan(tuple(self._running.planned(*chunk) for chunk in chunks))
+        return StepPlan(
+            tuple(
+                self._running.planned(*chunk, drafts.get(chunk[0].sequence.sequence_id, ()))
+                for chunk in chunks
+            )
+        )
 
     def update(self, plan: StepPlan, result: StepResult) -> list[Event]:
         """Takes in what a step yielded. Sequences aborted since it was planned are passed over."""
-        sampled = {token.sequence_id: token for token in result.sampled}
+        sampled: dict[int, list[SampledToken]] = {}
+        for token in result.sampled:
+            sampled.setdefault(token.sequence_id, []).append(token)
         events: list[Event] = []
         for scheduled in plan.sequences:
             tracked = self._tracked.get(scheduled.sequence_id)
@@ -168,7 +180,7 @@ class Scheduler:
             sequence = tracked.sequence
             if sequence.num_computed_tokens != scheduled.start_position:
                 raise IntegrityError(f"sequence {sequence.sequence_id}: a stale plan")
-            self._running.advance(tracked, scheduled.num_tokens)
+            self._running.advance(tracked, scheduled.num_tokens - scheduled.num_draft_tokens)
             if scheduled.wants_prompt_logprobs:
                 tracked.num_reported = sequence.num_computed_tokens
                 logprobs = result.prompt_logprobs.get(sequence.sequence_id, ())
@@ -180,7 +192,7 @@ class Scheduler:
                 scores = result.class_scores[sequence.sequence_id]
                 events.append(ClassScoresEvent(sequence.sequence_id, scores))
             if scheduled.samples:
-                events += self._append(tracked, sampled[sequence.sequence_id])
+                events += self._extend(tracked, scheduled, sampled[sequence.sequence_id])
             elif not sequence.samples and sequence.num_computed_tokens == sequence.num_tokens:
                 events.append(self._finish(tracked, FinishCause.MAX_TOKENS))
         return events
@@ -223,6 +235,8 @@ class Scheduler:
     ) -> None:
         lane = self._waiting.lane_of(sequence)
         tracked = Tracked(sequence, lane, PrefixKeys(sequence, self.config.block_size))
+        if sequence.prompt_lookup_tokens:
+            tracked.lookup = PromptLookup(sequence)
         self._tracked[sequence.sequence_id] = tracked
         leader = tracked
         # As much of the prompt as can be shared: all but its last token, in full blocks.
@@ -272,6 +286,51 @@ class Scheduler:
         tracked.sequence.num_computed_tokens = 0
         self._waiting.put_back(tracked.sequence, tracked.lane)
         self.num_preemptions += 1
+
+    def _draft(self, chunks: list[tuple[Tracked, int]], budget: int) -> dict[int, tuple[int, ...]]:
+        """By sequence id, guesses at the next tokens of those that decode and ask for it. They take
+        what is left of the budget and of the blocks, the most senior first, and no one's place."""
+        drafts: dict[int, tuple[int, ...]] = {}
+        for tracked, _ in chunks:
+            sequence = tracked.sequence
+            is_decode = sequence.num_computed_tokens == sequence.num_tokens - 1
+            if tracked.lookup is None or not is_decode or not sequence.output_token_ids:
+                continue
+            room = min(
+                budget,
+                sequence.max_tokens - len(sequence.output_token_ids) - 1,
+                self.config.max_context - sequence.num_tokens - 1,
+            )
+            draft = tracked.lookup.propose(room)
+            while draft and not self._running.grow(tracked, len(draft)):
+                draft = draft[:-1]
+            drafts[sequence.sequence_id] = draft
+            budget -= len(draft)
+        return drafts
+
+    def _extend(
+        self, tracked: Tracked, scheduled: ScheduledSequence, sampled: list[SampledToken]
+    ) -> list[Event]:
+        """Appends the token that follows the sequence's own, and those that follow drafted ones.
+        A drafted token counts as computed once it is appended: the prefix cache hashes no guess."""
+        agreed = tuple(token.token_id for token in sampled[:-1])
+        if agreed != scheduled.draft[: len(agreed)]:
+            raise IntegrityError(f"sequence {scheduled.sequence_id}: goes on after another draft")
+        events = self._append(tracked, sampled[0])
+        num_accepted = 0
+        for token in sampled[1:]:
+            if tracked.sequence.state is SequenceState.FINISHED:
+                raise IntegrityError(f"sequence {scheduled.sequence_id}: goes on after its end")
+            self._running.advance(tracked, 1)
+            num_accepted += 1
+            events += self._append(tracked, token)
+        if tracked.lookup is not None:
+            self.num_draft_tokens += scheduled.num_draft_tokens
+            self.num_accepted_tokens += num_accepted
+            tracked.lookup.learn(scheduled.num_draft_tokens, num_accepted)
+            if tracked.sequence.state is SequenceState.RUNNING:
+                self._running.shrink(tracked)
+        return events
 
     def _append(self, tracked: Tracked, sampled: SampledToken) -> list[Event]:
         sequence = tracked.sequence

@@ -4,7 +4,7 @@ that another sequence, adapter or prompt has written."""
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from graftwork_server.plan import (
     BASE_SLOT,
@@ -20,8 +20,10 @@ VOCABULARY = 23
 
 
 def next_token(digest: str, position: int) -> int:
-    """What follows the token at `position`, for every prompt."""
-    return zlib.crc32(f"{digest}/{position}".encode()) % VOCABULARY
+    """What follows the token at `position`, for every prompt: a cycle of three tokens, so that
+    drafts are often right, with another one now and then, so that they are often wrong."""
+    place = position if position % 7 == 3 else -(position % 3)
+    return zlib.crc32(f"{digest}/{place}".encode()) % VOCABULARY
 
 
 def expected_output(sequence: Sequence, max_context: int) -> tuple[list[int], FinishReason]:
@@ -64,7 +66,7 @@ class FakeRunner:
             owners.update(sequence.block_ids)
         for scheduled in plan.sequences:
             self._compute(scheduled, owners)
-        sampled = tuple(self._sample(s) for s in plan.sequences if s.samples)
+        sampled = tuple(t for s in plan.sequences if s.samples for t in self._sample(s))
         logprobs = {
             s.sequence_id: self._prompt_logprobs(s)
             for s in plan.sequences
@@ -79,11 +81,20 @@ class FakeRunner:
         start, stop = scheduled.start_position, scheduled.start_position + scheduled.num_tokens
         assert start == sequence.num_computed_tokens
         assert scheduled.token_ids, "nothing to compute"
-        assert scheduled.token_ids == sequence.token_ids(start, stop)
+        num_own = scheduled.num_tokens - scheduled.num_draft_tokens
+        assert num_own > 0, "only guesses"
+        assert scheduled.token_ids[:num_own] == sequence.token_ids(start, start + num_own)
+        if scheduled.num_draft_tokens:
+            assert start + num_own == sequence.num_tokens, "guesses before all is computed"
+            assert scheduled.num_draft_tokens <= sequence.prompt_lookup_tokens
+            assert sequence.stop_token_ids.isdisjoint(scheduled.draft)
+            num_output = len(sequence.output_token_ids) + scheduled.num_draft_tokens
+            assert num_output < sequence.max_tokens
         assert len(scheduled.block_ids) == -(-stop // self.block_size)
         assert list(scheduled.block_ids) == sequence.block_ids[: len(scheduled.block_ids)]
         prefix = 0
-        for position, token in enumerate(sequence.token_ids(0, stop)):
+        token_ids = (*sequence.token_ids(0, start), *scheduled.token_ids)
+        for position, token in enumerate(token_ids):
             prefix = hash((prefix, token))
             block, offset = divmod(position, self.block_size)
             place = scheduled.block_ids[block] * self.block_size + offset
@@ -95,13 +106,19 @@ class FakeRunner:
                 assert self._store[place] == content, f"reads what is not its own at {position}"
         self.num_computed[digest] += scheduled.num_tokens
 
-    def _sample(self, scheduled: ScheduledSequence) -> SampledToken:
+    def _sample(self, scheduled: ScheduledSequence) -> Iterator[SampledToken]:
+        """A token, and one more for each guess that was right."""
         sequence = self.sequences[scheduled.sequence_id]
-        position = scheduled.start_position + scheduled.num_tokens - 1
+        num_own = scheduled.num_tokens - scheduled.num_draft_tokens
+        position = scheduled.start_position + num_own - 1
         assert position == sequence.num_tokens - 1, "samples before all is computed"
-        token = next_token(sequence.adapter_digest, position)
-        logprob = TokenLogprob(token, -1.0) if sequence.sampling.logprobs is not None else None
-        return SampledToken(sequence.sequence_id, token, logprob)
+        for guess in (*scheduled.draft, None):
+            token = next_token(sequence.adapter_digest, position)
+            logprob = TokenLogprob(token, -1.0) if sequence.sampling.logprobs is not None else None
+            yield SampledToken(sequence.sequence_id, token, logprob)
+            if token != guess:
+                return
+            position += 1
 
     def _prompt_logprobs(self, scheduled: ScheduledSequence) -> tuple[TokenLogprob, ...]:
         """Of each prompt token that a token of the step predicts; its position is in the value."""

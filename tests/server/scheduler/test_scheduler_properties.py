@@ -59,12 +59,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         digest=st.sampled_from(DIGESTS),
         tenant=st.sampled_from(("x", "y")),
         priority=st.sampled_from((0, 0, 0, 1)),
-        max_tokens=st.integers(0, 12),
+        max_tokens=st.integers(0, 20),
         min_tokens=st.integers(0, 2),
         stop=st.frozensets(st.integers(0, 22), max_size=3),
         prompt_logprobs=st.sampled_from((None, None, 0)),
         lifetime=st.sampled_from((None, None, None, 4.0)),
         count=st.sampled_from((1, 1, 3)),
+        prompt_lookup_tokens=st.sampled_from((0, 0, 1, 3, 8)),
     )
     def add(
         self,
@@ -78,6 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs,
         lifetime,
         count,
+        prompt_lookup_tokens,
     ):
         siblings = [
             self.engine.make(
@@ -90,6 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 stop_token_ids=stop,
                 prompt_logprobs=prompt_logprobs,
                 deadline=None if lifetime is None else self.engine.now + lifetime,
+                prompt_lookup_tokens=prompt_lookup_tokens,
             )
             for _ in range(count)
         ]
