@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from graftwork_adapters.methods import find_methods
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,6 +35,9 @@ TOLERANCE = 1e-3
 SHARE_OF_EFFECT = 0.01  # the tolerance on a quantized base
 MAX_DIVERGENCE = 1e-4  # per token, in nats
 NUM_BASE_ROWS = 2
+# Adapters that bring a module of their own, or rows of the output head: torch multiplies by those,
+# and a row's last bits depend on its neighbours.
+COMPUTED_BY_TORCH = ("lora_and_head", "lora_and_modules", "lora_and_tokens", "trainable_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +115,14 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return make_bench(model, engine, tmp_path_factory.mktemp(family), num_tokens=6)
 
 
-def serve(bench: Bench, rows: Sequence[Row], **limits: int) -> Served:
+def serve(
+    bench: Bench, rows: Sequence[Row], guesses: Sequence[list[int]] | None = None, **limits: int
+) -> Served:
     served = bench.engine.serve(
         [row.folder for row in rows],
         [row.prompt for row in rows],
         len(rows[0].answer),
+        guesses=guesses,
         **limits,
     )
     for row, sequence, logits in zip(rows, served.sequences, served.logits, strict=True):
@@ -186,6 +193,27 @@ def test_preemption_and_resume(bench: Bench) -> None:
     """Too few blocks for all rows; in each order others give theirs back."""
     runs = [serve(bench, bench.shuffled(seed), num_blocks=40) for seed in range(3, 6)]
     assert all(served.scheduler.num_preemptions >= 3 for served in runs)
+
+
+def test_drafts(bench: Bench) -> None:
+    """Rows of a draft are logits like those of a decode, whichever guess was wrong."""
+    rows = bench.shuffled(6)
+    plain = serve(bench, rows)
+    answers = [sequence.output_token_ids for sequence in plain.sequences]
+    num_steps = len(answers[0]) - 1
+    for wrong in (None, *range(1, num_steps)):
+        guesses = [with_another(answer, wrong, bench.engine.base.vocab_size) for answer in answers]
+        served = serve(bench, rows, guesses, max_tokens_per_step=8 * len(rows))
+        num_right = num_steps - 1 if wrong is None else num_steps - 2
+        assert served.scheduler.num_accepted_tokens == num_right * len(rows)
+        for row, before, after in zip(rows, plain.logits, served.logits, strict=True):
+            if bench.engine.base.quantization == "int8" and row.name not in COMPUTED_BY_TORCH:
+                assert torch.equal(before, after), row.name
+
+
+def with_another(answer: list[int], place: int | None, vocab_size: int) -> list[int]:
+    """The answer with another token at a place."""
+    return [(token + (index == place)) % vocab_size for index, token in enumerate(answer)]
 
 
 def test_the_base_is_as_it_was(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from graftwork_server import attention
 from graftwork_server.attention import allocate_kv_caches
 from graftwork_server.base_model import prepare_base_model
 from graftwork_server.device_adapters import DeviceAdapters
+from graftwork_server.drafting import PromptLookup
 from graftwork_server.events import ClassScoresEvent
 from graftwork_server.kernels.build import load_kernels
 from graftwork_server.limits import SchedulerConfig
@@ -40,6 +41,18 @@ class RecordingRunner(Runner):
     def _read_out(self, plan, sequences, logits) -> StepResult:
         self.last_logits = logits.clone()
         return super()._read_out(plan, sequences, logits)
+
+
+class KnownAnswer(PromptLookup):
+    """Drafts from an answer told beforehand."""
+
+    def __init__(self, sequence: Sequence, answer: list[int]) -> None:
+        super().__init__(sequence)
+        self._answer = answer
+
+    def propose(self, room: int) -> tuple[int, ...]:
+        done = self._sequence.num_tokens - len(self._sequence.prompt_token_ids)
+        return tuple(self._answer[done:][: max(room, 0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +214,14 @@ class TinyEngine:
         max_running: int = 64,
         num_blocks: int = NUM_BLOCKS,
         times: int = 1,
+        guesses: Seq[list[int]] | None = None,
     ) -> "Served":
         """Greedy continuations through the real scheduler, of all rows as many times as asked, one
         time after the other; the result is of the last.
 
         Few `num_blocks` force preemption; a prompt given again, once the first has left room within
-        `max_running`, hits the prefix cache.
+        `max_running`, hits the prefix cache. `guesses` are the rows' answers, right or wrong, that
+        drafts are made of.
         """
         scheduler = self._scheduler(max_tokens_per_step, max_running, num_blocks)
         slots, num_virtual = self._place(folders, scheduler)
@@ -222,20 +237,28 @@ class TinyEngine:
                 for index, prompt in enumerate(prompts)
                 for row in [turn * len(prompts) + index]
             }
+            scheduler.add(*sequences.values())
+            if guesses is not None:
+                for (row, sequence), guess in zip(sequences.items(), guesses, strict=True):
+                    scheduler._tracked[row].lookup = KnownAnswer(sequence, guess)
             logits = self._run_all(scheduler, sequences)
         self._clear(slots)
         return Served(list(sequences.values()), logits, scheduler)
 
     def _run_all(self, scheduler: Scheduler, sequences: dict[int, Sequence]) -> list[Tensor]:
         """Until all are finished; the logits of each one's sampled tokens."""
-        for sequence in sequences.values():
-            scheduler.add(sequence)
         logits: dict[int, list[Tensor]] = {row: [] for row in sequences}
         now = 0.0
         while (plan := scheduler.schedule(now)) is not None:
             result = self.runner.execute(plan, sequences)
-            for sampled, row in zip(result.sampled, self.runner.last_logits, strict=True):
-                logits[sampled.sequence_id].append(row)
+            first_row = 0
+            for scheduled in plan.sequences:
+                if not scheduled.samples:
+                    continue
+                found = [t for t in result.sampled if t.sequence_id == scheduled.sequence_id]
+                rows = self.runner.last_logits[first_row : first_row + len(found)]
+                logits[scheduled.sequence_id] += rows
+                first_row += 1 + scheduled.num_draft_tokens
             scheduler.update(plan, result)
             now += 1.0
         return [torch.stack(rows) for rows in logits.values()]
