@@ -53,7 +53,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._num_threads = 1
         self._stopping = False
-        self._reported = (0, 0, 0)  # counts of the scheduler that the metrics know
+        self._reported = (0, 0, 0, 0, 0)  # counts of the scheduler that the metrics know
 
     def start(self, publish: Publish, on_death: OnDeath, *, threads: int) -> None:
         """Starts the thread, whose kernels use `threads` cores; `publish` is called on it, once a
@@ -171,13 +171,16 @@ class Engine:
             scheduler.blocks.num_query_tokens,
             scheduler.blocks.num_hit_tokens,
             scheduler.num_preemptions,
+            scheduler.num_draft_tokens,
+            scheduler.num_accepted_tokens,
         )
-        queried, hit, preempted = (
+        queried, hit, preempted, drafted, accepted = (
             new - old for new, old in zip(counts, self._reported, strict=True)
         )
         self._reported = counts
         self._metrics.observe_prefix_cache(queried_tokens=queried, hit_tokens=hit)
         self._metrics.count_preemptions(preempted)
+        self._metrics.observe_drafts(drafted_tokens=drafted, accepted_tokens=accepted)
 
     def _set_stopping(self) -> None:
         self._stopping = True

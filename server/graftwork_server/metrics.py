@@ -107,6 +107,12 @@ class Metrics:
         self._preemptions = self._counter(
             "num_preemptions_total", "Sequences put back in the queue for want of memory."
         )
+        self._draft_tokens = self._counter(
+            "spec_decode_num_draft_tokens_total", "Tokens guessed by prompt look-up."
+        )
+        self._accepted_tokens = self._counter(
+            "spec_decode_num_accepted_tokens_total", "Guessed tokens that were sampled."
+        )
         self._step_seconds = self._histogram(
             "step_duration_seconds", "One step of the engine.", _STEP_BUCKETS
         )
@@ -226,6 +232,10 @@ class Metrics:
 
     def count_preemptions(self, number: int = 1) -> None:
         self._preemptions.inc(number)
+
+    def observe_drafts(self, *, drafted_tokens: int, accepted_tokens: int) -> None:
+        self._draft_tokens.inc(drafted_tokens)
+        self._accepted_tokens.inc(accepted_tokens)
 
     # The journal: called by its thread.
 

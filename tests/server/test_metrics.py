@@ -38,6 +38,7 @@ def use_everything(metrics):
     metrics.set_load(running=2, waiting=1, kv_cache_usage=0.25)
     metrics.observe_prefix_cache(queried_tokens=64, hit_tokens=48)
     metrics.count_preemptions()
+    metrics.observe_drafts(drafted_tokens=9, accepted_tokens=7)
     metrics.set_build(version="1.2.3")
     metrics.set_model(model="m", digest="sha256:0", quantization="int8", device="cpu")
     metrics.set_residency("device", versions=2, num_bytes=1 << 20)
@@ -85,6 +86,8 @@ def test_a_scrape_shows_what_was_observed(scraped):
     assert value(scraped, "graftwork_num_requests_running") == 2
     assert value(scraped, "graftwork_kv_cache_usage_perc") == 0.25
     assert value(scraped, "graftwork_prefix_cache_hits_total") == 48
+    assert value(scraped, "graftwork_spec_decode_num_draft_tokens_total") == 9
+    assert value(scraped, "graftwork_spec_decode_num_accepted_tokens_total") == 7
     assert value(scraped, "graftwork_adapters_resident_bytes", tier="device") == 1 << 20
     assert value(scraped, "graftwork_adapter_loads_total", tier="device", result="error") == 1
     assert value(scraped, "graftwork_adapter_load_seconds_count", tier="device") == 1
