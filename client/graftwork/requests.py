@@ -50,6 +50,7 @@ class GenerateOptions(TypedDict, total=False):
     store: bool | None  # whether the generation may be kept in the journal [True]
     task: str  # what it is for: feedback on one task trains one adapter [the adapter's name]
     origin: Origin | None  # what it is made for [a user]
+    prompt_lookup_tokens: int | None  # most tokens to guess from the prompt in a step [0]
 
 
 ORIGINS = {
@@ -83,6 +84,7 @@ _PLAIN_FIELDS = (
     "episode_id",
     "store",
     "task",
+    "prompt_lookup_tokens",
 )
 _CONSTRAINT_FIELDS = ("json_schema", "regex", "choice")
 

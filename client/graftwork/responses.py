@@ -151,6 +151,7 @@ def model(message: generation_pb.Model) -> Model:
             max_adapter_rank=limits.max_adapter_rank,
             max_device_adapters=limits.max_device_adapters,
             max_completions=limits.max_completions,
+            max_prompt_lookup_tokens=limits.max_prompt_lookup_tokens,
         ),
         server_version=message.server_version,
     )

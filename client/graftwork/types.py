@@ -217,6 +217,7 @@ class Limits:
     max_adapter_rank: int
     max_device_adapters: int
     max_completions: int
+    max_prompt_lookup_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Limits:
     max_adapter_rank: int
     max_device_adapters: int
     max_completions: int
+    max_prompt_lookup_tokens: int
 
 
 class WeightedSelector(NamedTuple):
@@ -56,6 +57,7 @@ class GenerateCall:
     store: bool
     task: str  # "" for the base and for several adapters, unless the request names one
     origin: pb.Origin
+    prompt_lookup_tokens: int
 
     def sampling_of_choice(self, index: int) -> SamplingParams:
         """Each choice has its own seed; the prompt is scored with the first one only."""

@@ -151,6 +151,7 @@ def limits_of(settings: Settings, config: SchedulerConfig) -> Limits:
         max_adapter_rank=settings.adapters.max_rank,
         max_device_adapters=settings.adapters.device_slots,
         max_completions=limits.max_completions,
+        max_prompt_lookup_tokens=limits.max_prompt_lookup_tokens,
     )
 
 

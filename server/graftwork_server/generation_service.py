@@ -266,6 +266,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                     priority=call.priority,
                     deadline=_deadline(context),
                     constraint=constraints[index],
+                    prompt_lookup_tokens=call.prompt_lookup_tokens,
                 )
                 for index in range(call.n)
             ]
@@ -326,6 +327,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         priority: int = 0,
         constraint: Constraint | None = None,
         classifies: bool = False,
+        prompt_lookup_tokens: int = 0,
     ) -> Sequence:
         num_virtual = adapter.num_virtual_tokens
         return Sequence(
@@ -340,6 +342,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             deadline=deadline,
             constraint=constraint,
             classifies=classifies,
+            prompt_lookup_tokens=prompt_lookup_tokens,
         )
 
     async def _constraints(self, call: GenerateCall) -> list[Constraint | None]:

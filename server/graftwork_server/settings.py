@@ -127,6 +127,11 @@ class LimitSettings(_Frozen):
     max_logprobs: int = _setting(20, "Most alternatives with each log-probability.", ge=0)
     max_stop_strings: int = _setting(16, "Most stop strings of one request.", ge=0)
     max_completions: Count = _setting(64, "Most completions of one Score request.")
+    max_prompt_lookup_tokens: int = _setting(
+        16,
+        "Most tokens that a request may have guessed in a step; 0 turns prompt look-up off.",
+        ge=0,
+    )
 
     @model_validator(mode="after")
     def _default_is_allowed(self) -> Self:

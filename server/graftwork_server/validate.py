@@ -87,6 +87,7 @@ class RequestValidator:
             store=request.store if request.HasField("store") else True,
             task=_task(request.task, adapters),
             origin=request.origin or pb.ORIGIN_USER,
+            prompt_lookup_tokens=self._prompt_lookup_tokens(request),
         )
 
     def score(self, request: pb.ScoreRequest) -> ScoreCall:
@@ -181,6 +182,13 @@ class RequestValidator:
             self._check_token(field, token_id)
             _check_range(field, bias, -100, 100)
         return tuple(sorted(sent.logit_bias.items()))
+
+    def _prompt_lookup_tokens(self, request: pb.GenerateRequest) -> int:
+        most = self._limits.max_prompt_lookup_tokens
+        if most == 0 and request.prompt_lookup_tokens > 0:
+            raise InvalidFieldError("prompt_lookup_tokens", "is off on this server: leave it unset")
+        _check_range("prompt_lookup_tokens", request.prompt_lookup_tokens, 0, most)
+        return request.prompt_lookup_tokens
 
     def _stop(self, stops: Sequence[str]) -> tuple[str, ...]:
         _check_count("stop", len(stops), self._limits.max_stop_strings)

@@ -38,6 +38,7 @@ def test_generate_passes_every_option(server: FakeServer, run: Run) -> None:
         " --min-p 0.125 --repetition-penalty 1.5 --presence-penalty 1 --frequency-penalty -1"
         " --seed 5 --priority 2 --stop END --stop X --stop-token-id 7 --ignore-eos"
         " --logit-bias 7=-2.5 --regex a+ -n 1 --episode-id e --no-store"
+        " --prompt-lookup-tokens 4"
     )
     assert run("generate", "hi", *options.split()).exit_code == 0
     assert server.requests[0] == pb.GenerateRequest(
@@ -64,6 +65,7 @@ def test_generate_passes_every_option(server: FakeServer, run: Run) -> None:
         priority=2,
         episode_id="e",
         store=False,
+        prompt_lookup_tokens=4,
     )
 
 

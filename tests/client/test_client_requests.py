@@ -62,6 +62,7 @@ def test_every_option_reaches_its_field() -> None:
             "store": True,
             "task": "verses",
             "origin": Origin.ROLLOUT,
+            "prompt_lookup_tokens": 6,
         },
     )
     assert request == pb.GenerateRequest(
@@ -92,6 +93,7 @@ def test_every_option_reaches_its_field() -> None:
         store=True,
         task="verses",
         origin=pb.ORIGIN_ROLLOUT,
+        prompt_lookup_tokens=6,
     )
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import math
 import subprocess
 import sys
@@ -28,6 +29,7 @@ LIMITS = Limits(
     max_adapter_rank=64,
     max_device_adapters=8,
     max_completions=2,
+    max_prompt_lookup_tokens=8,
 )
 VALIDATOR = RequestValidator(LIMITS, VOCAB_SIZE, draw_seed=lambda: 77)
 
@@ -51,6 +53,7 @@ def test_defaults_are_those_of_the_proto():
     assert (call.adapters, call.max_tokens, call.min_tokens, call.n) == ((), None, 0, 1)
     assert (call.stop, call.stop_token_ids, call.ignore_eos) == ((), frozenset(), False)
     assert (call.grammar, call.priority, call.episode_id, call.store) == (None, 0, "", True)
+    assert call.prompt_lookup_tokens == 0
 
 
 def test_all_fields_arrive():
@@ -62,6 +65,7 @@ def test_all_fields_arrive():
         ),
         max_tokens=64, min_tokens=2, stop=["a", "bc"], stop_token_ids=[5, 6], ignore_eos=True,
         n=4, logprobs=0, prompt_logprobs=20, priority=-100, episode_id="e", store=False,
+        prompt_lookup_tokens=8,
     )  # fmt: skip
     assert call.sampling == SamplingParams(
         seed=0, temperature=0.5, top_p=0.25, top_k=7, min_p=0.125, repetition_penalty=1.5,
@@ -72,6 +76,7 @@ def test_all_fields_arrive():
     assert call.adapters == ((Selector("a", 3), 1.0),)
     assert (call.stop, call.priority, call.episode_id) == (("a", "bc"), -100, "e")
     assert call.store is False
+    assert call.prompt_lookup_tokens == 8
     assert call.all_stop_token_ids([1]) == {5, 6}
 
 
@@ -171,6 +176,8 @@ def choices(values):
         ({"n": 0}, "n", "is 0"),
         ({"n": 5}, "n", "is 5, .*at most 4"),
         ({"logprobs": -1}, "logprobs", "is -1"),
+        ({"prompt_lookup_tokens": 9}, "prompt_lookup_tokens", "is 9, .* at most 8"),
+        ({"prompt_lookup_tokens": -1}, "prompt_lookup_tokens", "is -1"),
         ({"prompt_logprobs": 21}, "prompt_logprobs", "is 21"),
         ({"priority": 101}, "priority", "is 101"),
         ({"episode_id": "x" * 129}, "episode_id", "129 characters"),
@@ -232,6 +239,16 @@ def test_score_refused(fields, field):
 
 def test_score_without_completions_is_for_classifiers():
     assert VALIDATOR.score(pb.ScoreRequest(text="p")).completions == ()
+
+
+def test_prompt_lookup_may_be_off():
+    limits = dataclasses.replace(LIMITS, max_prompt_lookup_tokens=0)
+    validator = RequestValidator(limits, VOCAB_SIZE, draw_seed=lambda: 77)
+    request = pb.GenerateRequest(text="hello", prompt_lookup_tokens=0)
+    assert validator.generate(request).prompt_lookup_tokens == 0
+    request.prompt_lookup_tokens = 1
+    with pytest.raises(InvalidFieldError, match="prompt_lookup_tokens: is off on this server"):
+        validator.generate(request)
 
 
 def test_tokenize_refused():

@@ -44,6 +44,12 @@ SETTINGS = (
     Setting("frequency_penalty", click.FLOAT, "Subtracted for each time a token is in the output."),
     Setting("seed", click.INT, "Same seed and request, same tokens."),
     Setting("priority", click.INT, "Higher goes first."),
+    Setting(
+        "prompt_lookup_tokens",
+        click.INT,
+        "Guess up to this many tokens at once from the prompt: the same answer, faster where it "
+        "repeats the prompt.",
+    ),
 )
 
 

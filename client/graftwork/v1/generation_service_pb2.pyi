@@ -115,7 +115,7 @@ class WeightedAdapter(_message.Message):
     def __init__(self, adapter: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("adapter", "conversation", "text", "token_ids", "sampling", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "n", "logprobs", "prompt_logprobs", "constraint", "priority", "episode_id", "store", "adapters", "adapter_scale", "task", "origin")
+    __slots__ = ("adapter", "conversation", "text", "token_ids", "sampling", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "n", "logprobs", "prompt_logprobs", "constraint", "priority", "episode_id", "store", "adapters", "adapter_scale", "task", "origin", "prompt_lookup_tokens")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class GenerateRequest(_message.Message):
     ADAPTER_SCALE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOOKUP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     conversation: Conversation
     text: str
@@ -158,7 +159,8 @@ class GenerateRequest(_message.Message):
     adapter_scale: float
     task: str
     origin: Origin
-    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., n: _Optional[int] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., priority: _Optional[int] = ..., episode_id: _Optional[str] = ..., store: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[WeightedAdapter, _Mapping]]] = ..., adapter_scale: _Optional[float] = ..., task: _Optional[str] = ..., origin: _Optional[_Union[Origin, str]] = ...) -> None: ...
+    prompt_lookup_tokens: int
+    def __init__(self, adapter: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., n: _Optional[int] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., priority: _Optional[int] = ..., episode_id: _Optional[str] = ..., store: _Optional[bool] = ..., adapters: _Optional[_Iterable[_Union[WeightedAdapter, _Mapping]]] = ..., adapter_scale: _Optional[float] = ..., task: _Optional[str] = ..., origin: _Optional[_Union[Origin, str]] = ..., prompt_lookup_tokens: _Optional[int] = ...) -> None: ...
 
 class ServedBy(_message.Message):
     __slots__ = ("adapter", "version", "digest", "base_digest", "components")
@@ -375,7 +377,7 @@ class GetModelRequest(_message.Message):
 class Model(_message.Message):
     __slots__ = ("name", "digest", "quantization", "device", "architecture", "num_parameters", "weight_bytes", "limits", "server_version")
     class Limits(_message.Message):
-        __slots__ = ("max_context_tokens", "max_new_tokens", "default_max_tokens", "max_n", "max_logprobs", "max_stop_strings", "max_queued_requests", "max_adapter_rank", "max_device_adapters", "max_completions")
+        __slots__ = ("max_context_tokens", "max_new_tokens", "default_max_tokens", "max_n", "max_logprobs", "max_stop_strings", "max_queued_requests", "max_adapter_rank", "max_device_adapters", "max_completions", "max_prompt_lookup_tokens")
         MAX_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
         MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
         DEFAULT_MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +388,7 @@ class Model(_message.Message):
         MAX_ADAPTER_RANK_FIELD_NUMBER: _ClassVar[int]
         MAX_DEVICE_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
         MAX_COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+        MAX_PROMPT_LOOKUP_TOKENS_FIELD_NUMBER: _ClassVar[int]
         max_context_tokens: int
         max_new_tokens: int
         default_max_tokens: int
@@ -396,7 +399,8 @@ class Model(_message.Message):
         max_adapter_rank: int
         max_device_adapters: int
         max_completions: int
-        def __init__(self, max_context_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., default_max_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., max_adapter_rank: _Optional[int] = ..., max_device_adapters: _Optional[int] = ..., max_completions: _Optional[int] = ...) -> None: ...
+        max_prompt_lookup_tokens: int
+        def __init__(self, max_context_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., default_max_tokens: _Optional[int] = ..., max_n: _Optional[int] = ..., max_logprobs: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., max_adapter_rank: _Optional[int] = ..., max_device_adapters: _Optional[int] = ..., max_completions: _Optional[int] = ..., max_prompt_lookup_tokens: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
