@@ -106,6 +106,9 @@ bench-overhead: setup model ## Measure gRPC streaming against the engine alone
 bench-growth: setup model ## Measure cost and memory as batch, adapters, rank, context grow
 	$(BIN)/python -m benchmarks.bench_growth $(ARGS)
 
+bench-lookup: setup model ## Measure prompt look-up where answers repeat their prompt, and where not
+	$(BIN)/python -m benchmarks.bench_prompt_lookup $(ARGS)
+
 demo: setup model ## Walk the whole loop on real data: fail, correct, train, gate, live, roll back
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
@@ -143,5 +146,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 
 .PHONY: help setup serve test test-slow test-gpu check format lint lint-protos protos protos-fresh \
 	docs-methods peers bench-peers bench-mixed bench-methods bench-train bench-hot bench-journal \
-	bench-rlhf bench-rollouts bench-tiers bench-overhead bench-growth \
+	bench-lookup bench-rlhf bench-rollouts bench-tiers bench-overhead bench-growth \
 	demo soak model clean

@@ -123,6 +123,12 @@ class RunningSet:
         sequence.block_ids += block_ids
         return True
 
+    def grow_for(self, tracked: Tracked, draft: tuple[int, ...]) -> tuple[int, ...]:
+        """As much of a draft as there are blocks for, which it takes."""
+        while draft and not self.grow(tracked, len(draft)):
+            draft = draft[:-1]
+        return draft
+
     def shrink(self, tracked: Tracked) -> None:
         """Takes back the blocks that only wrong drafts needed."""
         sequence = tracked.sequence

@@ -293,17 +293,15 @@ class Scheduler:
         drafts: dict[int, tuple[int, ...]] = {}
         for tracked, _ in chunks:
             sequence = tracked.sequence
-            is_decode = sequence.num_computed_tokens == sequence.num_tokens - 1
-            if tracked.lookup is None or not is_decode or not sequence.output_token_ids:
-                continue
+            num_left = sequence.num_tokens - sequence.num_computed_tokens
+            if tracked.lookup is None or num_left > 1 or not sequence.output_token_ids:
+                continue  # nobody asks, or a prompt is computed, maybe again
             room = min(
                 budget,
                 sequence.max_tokens - len(sequence.output_token_ids) - 1,
                 self.config.max_context - sequence.num_tokens - 1,
             )
-            draft = tracked.lookup.propose(room)
-            while draft and not self._running.grow(tracked, len(draft)):
-                draft = draft[:-1]
+            draft = self._running.grow_for(tracked, tracked.lookup.propose(room))
             drafts[sequence.sequence_id] = draft
             budget -= len(draft)
         return drafts
