@@ -291,11 +291,12 @@ class Scheduler:
         """By sequence id, guesses at the next tokens of those that decode and ask for it. They take
         what is left of the budget and of the blocks, the most senior first, and no one's place."""
         drafts: dict[int, tuple[int, ...]] = {}
-        for tracked, _ in chunks:
+        for tracked, num_tokens in chunks:
             sequence = tracked.sequence
-            num_left = sequence.num_tokens - sequence.num_computed_tokens
-            if tracked.lookup is None or num_left > 1 or not sequence.output_token_ids:
-                continue  # nobody asks, or a prompt is computed, maybe again
+            if tracked.lookup is None or not sequence.output_token_ids:
+                continue
+            if sequence.num_computed_tokens + num_tokens < sequence.num_tokens:
+                continue  # after a preemption, and it samples nothing yet
             room = min(
                 budget,
                 sequence.max_tokens - len(sequence.output_token_ids) - 1,

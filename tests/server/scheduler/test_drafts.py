@@ -95,7 +95,7 @@ class TestScheduling:
         drafting(engine)
         assert drafts(engine.step()) == [DRAFT[:2]]
 
-    def test_none_while_a_prompt_is_computed_again(self):
+    def test_a_preempted_sequence_drafts_where_it_samples_again(self):
         engine = Harness(make_config(num_blocks=9, max_tokens_per_step=10))
         engine.add((1, 2, 3, 4, 5, 6, 7), max_tokens=28)
         junior = drafting(engine, max_tokens=20, prompt_logprobs=0)
