@@ -44,6 +44,11 @@ class TestScheduling:
         engine.step()
         assert drafts(engine.step()) == [()]
 
+    def test_none_with_the_prompt(self):
+        engine = Harness(make_config())
+        engine.add((1, 2, 3) * 3, max_tokens=50, prompt_lookup_tokens=8)
+        assert drafts(engine.step()) == [()]
+
     def test_prompts_and_admissions_go_before_drafts(self):
         engine = Harness(make_config(max_tokens_per_step=10))
         sequence = drafting(engine)
