@@ -62,6 +62,7 @@ async def test_the_better_answer_is_a_preference_of_its_group(
     ]
     shown = result.stderr.replace("\n", "")
     assert "hello" in shown
+    assert "an answer is cut off, and data sets leave it out" in shown
     assert chosen[0].sampling["temperature"] == 1.0
 
 

@@ -20,6 +20,7 @@ from graftwork.cli.options import (
     author_option,
     chat_options,
     settings_options,
+    stop_option,
     task_option,
     to_prompt,
 )
@@ -73,6 +74,7 @@ _MOST_ANSWERS = 9  # a key for each
 )
 @chat_options
 @settings_options
+@stop_option
 @task_option
 @click.option(
     "--judge",
@@ -104,7 +106,8 @@ def compare(
 
     Nothing tells which version gave which answer until you have chosen. PROMPT "-" is read from
     stdin. Answer with a line on the terminal: the number of the best, t for a tie, s to skip, q to
-    quit, and a comment behind it where you have one.
+    quit, and a comment behind it where you have one. --seed is of the first prompt; each further
+    one has the next.
     """
     _check_options(
         prompt=prompt,
@@ -126,6 +129,7 @@ def compare(
         prompts = iter([to_prompt(prompt or "", chat=chat, system=system)])
     if settings["temperature"] is None:
         settings["temperature"] = 1.0  # greedy answers would all be the same
+    seed = settings["seed"]
     source = Source.HUMAN if judge is None else Source.MODEL
     run = _Run(client, {"source": source, "author": author}, limit)
     with closing(open_decider(judge, client, is_stdin_taken=prompt == "-")) as decider:
@@ -140,8 +144,11 @@ def compare(
                         adapter=name,
                         against=against,
                         number=number or 2,
-                        index=index,
-                        options={**settings, "task": task},
+                        options={
+                            **settings,
+                            "task": task,
+                            "seed": None if seed is None else seed + index,
+                        },
                     )
                 run.take(comparison, decider)
         except Quit:
@@ -220,6 +227,10 @@ class _Run:
             console.note("all answers read the same: nothing to compare")
             self.counts["with identical answers"] += 1
             return
+        if any(candidate.is_cut for candidate in comparison.candidates):
+            console.note(
+                "an answer is cut off, and data sets leave it out: --max-tokens gives it more"
+            )
         verdict = decider.decide(comparison)
         if verdict.items:
             self._submit(comparison, verdict.items)

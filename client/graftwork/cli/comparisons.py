@@ -8,7 +8,7 @@ from typing import Any
 
 from graftwork.client import Client
 from graftwork.feedback_types import Answer, FeedbackOptions, Preference, Ranking
-from graftwork.types import Generation, Prompt
+from graftwork.types import FinishReason, Generation, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Candidate:
     generation_id: str
     text: str
     served_by: str  # "name@version"
+    is_cut: bool  # off at its most tokens
 
     @property
     def answer(self) -> Answer:
@@ -82,12 +83,10 @@ def sample(
     adapter: str,
     against: str | None,
     number: int,
-    index: int,
     options: Mapping[str, Any],
 ) -> Comparison:
     """Several answers of `adapter`, or one of it and one of `against`; of answers that read the
-    same one is kept. `index` is the prompt's place in the run: the order of the answers follows
-    from it and the seed of the request."""
+    same one is kept. The order of the answers follows from the seed of the request."""
     if against is None:
         made = client.generate(prompt, adapter=adapter, n=number, **options)
         found = list(_candidates(made))
@@ -101,10 +100,11 @@ def sample(
     for candidate in found:
         by_text.setdefault(candidate.text, candidate)
     different = list(by_text.values())
-    random.Random(f"{made.seed}/{index}").shuffle(different)  # noqa: S311
+    random.Random(made.seed).shuffle(different)  # noqa: S311
     return Comparison(prompt, tuple(different), target)
 
 
 def _candidates(made: Generation) -> Iterator[Candidate]:
     for choice in made.choices:
-        yield Candidate(choice.generation_id, choice.text, str(made.served_by))
+        is_cut = choice.finish_reason is FinishReason.LENGTH
+        yield Candidate(choice.generation_id, choice.text, str(made.served_by), is_cut)
