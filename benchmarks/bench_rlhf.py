@@ -10,6 +10,13 @@ the mean divergence from the base over the last iterations, in nats for each ans
 trainer's. A training whose answers are all worth the same for five iterations is done. With
 --output, plots of reward and divergence are written there. The last line is JSON by algorithm, or
 by algorithm and seed where there are several.
+
+    python -m benchmarks.bench_rlhf --kill 3 [--iterations 25]
+
+A PPO job of a server in a process of its own, whose worker is killed (SIGKILL) at so many random
+iterations while two streams come and go; and one that is left alone, with the same seed and data.
+The last line is JSON: the final reward of both, and the 99th percentile of the gap between two
+tokens of the streams without a job, beside the job left alone, and beside the killed one.
 """
 
 import argparse
@@ -35,7 +42,7 @@ MAX_REWARD = 1.0
 MAX_TOKENS = 12
 SAMPLES = 8  # answers to each prompt in the measurement
 
-_SUBJECTS = (
+SUBJECTS = (
     "My neighbour", "The old bridge", "Our teacher", "A small dog", "The weather", "This recipe",
     "My first job", "The train", "Her garden", "The library", "Last winter", "The market",
     "A good friend", "The river", "My grandmother", "The city", "That film", "The kitchen",
@@ -69,13 +76,27 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", type=Path, help="for plots and the figures of each iteration")
+    parser.add_argument("--kill", type=int, metavar="TIMES", help="kill a PPO job instead")
+    parser.add_argument("--iterations", type=int, default=25, help="of --kill")
     parser.add_argument("--train", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train is not None:
         train(arguments.train)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        results = asyncio.run(measure(arguments, Path(scratch)))
+        if arguments.kill is not None:
+            from benchmarks import killed_ppo  # noqa: PLC0415 - it imports this
+
+            results = asyncio.run(
+                killed_ppo.measure(
+                    Path(scratch),
+                    kills=arguments.kill,
+                    iterations=arguments.iterations,
+                    seed=arguments.seeds[0],
+                )
+            )
+        else:
+            results = asyncio.run(measure(arguments, Path(scratch)))
     print(json.dumps(results))
 
 
@@ -142,7 +163,7 @@ async def mean_reward(client: AsyncClient, adapter: Path | None) -> float:
     sampler = RolloutSampler(client, adapter="measured", owner="bench", settings=settings)
     if adapter is not None:
         await sampler.set_policy(adapter)
-    batch = await sampler.sample([Text(subject) for subject in _SUBJECTS], iteration=0)
+    batch = await sampler.sample([Text(subject) for subject in SUBJECTS], iteration=0)
     scores = await RegexReward(PATTERN).score([rollout.answer for rollout in batch.rollouts])
     await sampler.close()
     return sum(score for score in scores if isinstance(score, float)) / len(scores)
@@ -190,7 +211,7 @@ def train(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     folder.mkdir()
     train_file = folder / "train.jsonl"
-    lines = [json.dumps({"format": "sft", "prompt": {"text": text}}) for text in _SUBJECTS]
+    lines = [json.dumps({"format": "sft", "prompt": {"text": text}}) for text in SUBJECTS]
     train_file.write_text("\n".join(lines) + "\n")
     run = TrainingRun(
         base=load_training_base(Path(job["base"])),

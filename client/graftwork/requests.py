@@ -17,6 +17,7 @@ from graftwork.errors import InvalidArgument
 from graftwork.types import Conversation, Message, Origin, Prompt
 from graftwork.v1 import adapter_service_pb2 as adapter_pb
 from graftwork.v1 import generation_service_pb2 as generation_pb
+from graftwork.v1 import judge_service_pb2 as judge_pb
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -190,10 +191,18 @@ def tokenize_request(prompt: Prompt) -> generation_pb.TokenizeRequest:
     return request
 
 
+def judge_request(prompt: Prompt, completions: Sequence[str]) -> judge_pb.JudgeRequest:
+    request = judge_pb.JudgeRequest()
+    _set_prompt(request, prompt)
+    set_field(request, "completions", completions, "completions")
+    return request
+
+
 def _set_prompt(
     request: generation_pb.GenerateRequest
     | generation_pb.ScoreRequest
-    | generation_pb.TokenizeRequest,
+    | generation_pb.TokenizeRequest
+    | judge_pb.JudgeRequest,
     prompt: Prompt,
 ) -> None:
     if isinstance(prompt, str):

@@ -28,6 +28,8 @@ from graftwork_server.settings import Settings
 
 # On two cores the default model prefills about 1.2 tokens per millisecond.
 CPU_PREFILL_TOKENS_WHILE_DECODING = 32
+# A step of few rows takes as long as the weights take to be read, so that these cost little.
+CPU_BACKGROUND_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def scheduler_config(settings: Settings, base: BaseModel) -> SchedulerConfig:
         max_queued=max_in_flight(settings),
         max_slots=settings.adapters.device_slots,
         max_prefill_tokens_while_decoding=prefill_cap,
+        max_background_tokens=CPU_BACKGROUND_TOKENS if base.device.type == "cpu" else None,
         prefix_cache=engine.prefix_cache,
     )
 

@@ -31,6 +31,9 @@ class SchedulerConfig:
     max_slot_bytes: int | None = None
     # Of prompts, in a step that also decodes: bounds how long a stream waits for its next token.
     max_prefill_tokens_while_decoding: int | None = None
+    # Of all sequences with a negative priority together, in a step beside others: what works in the
+    # background, such as a training job's rollouts, must not slow the streams of users.
+    max_background_tokens: int | None = None
     prefix_cache: bool = True  # whether prompts that begin alike share blocks
     slot_patience_s: float = 1.0  # how long a version waits, and is kept, before another's turn
 
@@ -49,5 +52,7 @@ class SchedulerConfig:
             raise ValueError("max_tokens_per_step must be at least max_num_sequences")
         if (self.max_prefill_tokens_while_decoding or 1) < 1:
             raise ValueError("max_prefill_tokens_while_decoding must be at least 1")
+        if (self.max_background_tokens or 1) < 1:
+            raise ValueError("max_background_tokens must be at least 1")
         if self.slot_patience_s < 0:
             raise ValueError("slot_patience_s must not be negative")

@@ -37,6 +37,10 @@ class Tracked:
         return (-self.sequence.priority, -1 if self.admission is None else self.admission)
 
     @property
+    def is_background(self) -> bool:
+        return self.sequence.priority < 0
+
+    @property
     def num_uncomputed(self) -> int:
         """Tokens that the next step may compute. Prompt positions reported before a preemption
         are computed apart from the rest, so that each is reported once."""
@@ -62,6 +66,11 @@ class RunningSet:
 
     def __iter__(self) -> Iterator[Tracked]:
         return iter(self._members)
+
+    @property
+    def has_foreground(self) -> bool:
+        """Whether any has a priority of at least 0."""
+        return bool(self._members) and not self._members[0].is_background
 
     @property
     def most_junior(self) -> Tracked:

@@ -31,6 +31,7 @@ from graftwork_server.plan import SampledToken, ScheduledSequence, StepPlan, Ste
 from graftwork_server.request import FinishReason, Sequence, SequenceState
 from graftwork_server.running import RunningSet, Tracked, slot_of
 from graftwork_server.slots import SlotTable
+from graftwork_server.step_budget import StepBudget
 
 _REASON_OF = {
     FinishCause.STOP_TOKEN: FinishReason.STOP,
@@ -138,24 +139,24 @@ class Scheduler:
         budget."""
         self._demand.refresh(now)
         num_preemptions = self.num_preemptions
-        budget = self.config.max_tokens_per_step
+        budget = StepBudget(self.config, beside_others=self._running.has_foreground)
         chunks: list[tuple[Tracked, int]] = []
         for tracked in tuple(self._running):
             # A senior decode may have preempted this one a moment ago.
             is_running = tracked.sequence.state is SequenceState.RUNNING
-            if is_running and tracked.num_uncomputed == 1 and self._grow(tracked):
-                chunks.append((tracked, 1))
-                budget -= 1
-        if chunks and self.config.max_prefill_tokens_while_decoding is not None:
-            budget = min(budget, self.config.max_prefill_tokens_while_decoding)
-        for tracked in self._running:
-            if budget and tracked.num_uncomputed > 1:
-                chunks.append((tracked, min(tracked.num_uncomputed, budget)))
-                budget -= chunks[-1][1]
+            is_decode = is_running and tracked.num_uncomputed == 1
+            if is_decode and budget.left_for(tracked) and self._grow(tracked):
+                chunks.append((tracked, budget.take(tracked)))
+        if chunks:
+            budget.cut_prompts()
+        chunks.extend(
+            (tracked, budget.take(tracked))
+            for tracked in self._running
+            if tracked.num_uncomputed > 1 and budget.left_for(tracked)
+        )
         if self.num_preemptions == num_preemptions:
-            while budget and (admitted := self._admit()) is not None:
-                chunks.append((admitted, min(admitted.num_uncomputed, budget)))
-                budget -= chunks[-1][1]
+            while budget.left and (admitted := self._admit(budget)) is not None:
+                chunks.append((admitted, budget.take(admitted)))
         if not chunks:
             return None
         drafts = self._draft(chunks, budget)
@@ -250,7 +251,7 @@ class Scheduler:
         if sequence.deadline is not None:
             heapq.heappush(self._deadlines, (sequence.deadline, sequence.sequence_id))
 
-    def _admit(self) -> Tracked | None:
+    def _admit(self, budget: StepBudget) -> Tracked | None:
         """Starts the sequence whose turn it is; None if there is none, or no room for it: others
         must not overtake one that waits for blocks, or a long one would wait for ever."""
         if len(self._running) >= self.config.max_num_sequences:
@@ -259,6 +260,8 @@ class Scheduler:
         if sequence is None:
             return None
         tracked = self._tracked[sequence.sequence_id]
+        if not budget.left_for(tracked):
+            return None
         is_new = tracked.admission is None
         if not self._running.start(tracked):
             return None

@@ -25,9 +25,11 @@ from graftwork_trainer.datasets.prompts import Prompt
 from graftwork_trainer.errors import TrainerError
 from graftwork_trainer.rewards.reward import Answer
 
+BACKGROUND_PRIORITY = -1  # after users, and slowly beside them
 HISTORY_FILE = "rollouts.json"  # in a run's folder: the figures of each iteration
 
 _REQUESTS_AT_ONCE = 32
+_CALL_TIMEOUT_S = 3600.0  # beside users the server gives the background little
 _WAITS_FOR_ROOM = 20  # tries of a request while the server's queue is full
 _WAIT_S = 0.5
 
@@ -220,6 +222,8 @@ class RolloutSampler:
                     seed=seed,
                     task=self._settings.task,
                     origin=Origin.ROLLOUT,
+                    priority=BACKGROUND_PRIORITY,
+                    timeout=_CALL_TIMEOUT_S,
                 )
             except GraftworkError as error:
                 if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not left:

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
+from rich.panel import Panel
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,7 @@ from graftwork.folders import Progress as ProgressCallback
 # C0 and C1 control characters but line feed and tab: escape sequences begin with them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIPE_WIDTH = 200  # columns of a table that goes to a pipe or a file
+_LEAST_WIDTH = 30  # columns of a text that stands beside another
 
 
 def printable(text: str) -> str:
@@ -97,6 +99,23 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     for name, value in fields:
         grid.add_row(Text(name, style="bold"), Text(printable(str(value))))
     _stdout().print(grid)
+
+
+def show_beside(texts: Sequence[str]) -> None:
+    """Numbered texts side by side on stderr, or one below the other where that is too narrow."""
+    console = Console(stderr=True, width=None if interactive() else _PIPE_WIDTH, highlight=False)
+    panels = [
+        Panel(Text(printable(text)), title=str(number), title_align="left")
+        for number, text in enumerate(texts, start=1)
+    ]
+    if console.width < _LEAST_WIDTH * len(texts):
+        console.print(Group(*panels))
+        return
+    grid = Table.grid(expand=True)
+    for _ in panels:
+        grid.add_column(ratio=1, overflow="fold")
+    grid.add_row(*panels)
+    console.print(grid)
 
 
 def _stdout() -> Console:

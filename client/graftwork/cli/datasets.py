@@ -48,19 +48,40 @@ def read_feedback(path: Path, *, chat: bool) -> Iterator[tuple[int, FeedbackOpti
                 raise Failure(f"{path}, line {number}: {error}") from error
 
 
+def read_prompts(path: Path, *, chat: bool) -> Iterator[str | list[Message]]:
+    """The prompts in a file: the field "prompt" of each object in JSON lines, where its name ends
+    with .jsonl, and else the lines themselves. `chat` as in `read_feedback`. Raises Failure that
+    names the line."""
+    is_json = path.suffix == ".jsonl"
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = _object(line).get("prompt") if is_json else line.decode().rstrip("\r\n")
+                yield _prompt(value, "prompt", chat=chat)
+            except LineError as error:
+                raise Failure(f"{path}, line {number}: {error}") from error
+
+
 def parse_line(line: bytes, *, chat: bool) -> FeedbackOptions:
     """Raises LineError."""
+    record = _object(line)
+    options = _options(record, chat=chat)
+    for name in _BESIDE:
+        if name in record:
+            options[name] = _text(record, name)  # type: ignore[literal-required]
+    return options
+
+
+def _object(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise LineError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise LineError("not a JSON object")
-    options = _options(record, chat=chat)
-    for name in _BESIDE:
-        if name in record:
-            options[name] = _text(record, name)  # type: ignore[literal-required]
-    return options
+    return record
 
 
 def _options(record: Mapping[str, Any], *, chat: bool) -> FeedbackOptions:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graftwork.cli import console
+from graftwork.cli.compare import compare
 from graftwork.cli.failures import CommandGroup
 from graftwork.cli.feedback_data import export, import_dataset
 from graftwork.cli.options import (
@@ -276,5 +277,5 @@ def _time(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-for command in (export, import_dataset):
+for command in (compare, export, import_dataset):
     feedback.add_command(command)

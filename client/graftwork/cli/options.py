@@ -43,7 +43,7 @@ SETTINGS = (
     Setting("presence_penalty", click.FLOAT, "Subtracted once for tokens in the output."),
     Setting("frequency_penalty", click.FLOAT, "Subtracted for each time a token is in the output."),
     Setting("seed", click.INT, "Same seed and request, same tokens."),
-    Setting("priority", click.INT, "Higher goes first."),
+    Setting("priority", click.INT, "Higher goes first; below 0 is the background."),
     Setting(
         "prompt_lookup_tokens",
         click.INT,

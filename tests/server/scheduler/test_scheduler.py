@@ -45,6 +45,22 @@ class TestBatching:
         assert counts(engine.step()) == [(0, 1), (1, 1), (2, 2)]
         engine.drain()
 
+    def test_the_background_gets_little_beside_users(self):
+        engine = Harness(make_config(max_background_tokens=2))
+        for _ in range(4):
+            engine.add((1, 2, 3), max_tokens=4, priority=-1)
+        assert counts(engine.step()) == [(0, 3), (1, 3), (2, 3), (3, 3)]  # alone it gets all
+        engine.add((1, 2), max_tokens=6)
+        assert counts(engine.step()) == [(4, 2), (0, 1), (1, 1), (2, 1), (3, 1)]
+        for _ in range(2):  # the most senior get on, and end
+            assert counts(engine.step()) == [(4, 1), (0, 1), (1, 1)]
+        assert counts(engine.step()) == [(4, 1), (2, 1), (3, 1)]
+        engine.add((7,) * 5, max_tokens=1, priority=-1)  # waits for its turn
+        assert counts(engine.step()) == [(4, 1), (2, 1), (3, 1)]
+        assert counts(engine.step()) == [(4, 1), (5, 2)]
+        assert counts(engine.step()) == [(5, 3)]  # alone again
+        engine.drain()
+
     def test_base_rows_come_first_then_rows_by_slot(self):
         engine = Harness(make_config())
         for digest in ("b", "", "a", "b", ""):

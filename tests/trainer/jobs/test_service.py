@@ -347,6 +347,19 @@ async def test_a_policy_starts_one_job_for_what_is_new(bench: Bench):
     assert len(bench.store.list(page_size=10).items) == 2
 
 
+@pytest.mark.parametrize(("adapter", "initial"), [("draft", ""), ("new", ""), ("poet", "poet@3")])
+async def test_a_policy_that_builds_on_itself_begins_anew_where_nothing_is_live(
+    bench: Bench, adapter: str, initial: str
+):
+    spec = spec_of(adapter, initial_version=adapter)
+    policy = pb.TrainingPolicy(name="p", spec=spec, min_new_feedback=5)
+    await bench.stub.CreateTrainingPolicy(pb.CreateTrainingPolicyRequest(policy=policy))
+    await PolicyRunner(bench.policies, bench.creator, interval_s=60).tick()
+    [job] = bench.store.list(page_size=10).items
+    assert job.spec.initial_version == initial
+    assert bench.policies.get("p").spec.initial_version == adapter  # for those that follow
+
+
 async def test_a_policy_that_was_killed_while_starting_starts_one_job(bench: Bench, monkeypatch):
     await bench.policy(min_new_feedback=5)
     runner = PolicyRunner(bench.policies, bench.creator, interval_s=60)

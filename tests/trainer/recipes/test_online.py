@@ -92,14 +92,17 @@ async def test_the_reward_rises(loop, written_base, tmp_path, algorithm):
     assert versions == []  # the policies are gone
 
 
-async def test_a_stopped_run_goes_on_to_the_same_result(loop, written_base, tmp_path):
-    base = written_base().load()
-    whole = await loop.train("ppo", make_run(base, tmp_path / "whole"), iterations=5)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+async def test_a_stopped_run_goes_on_to_the_same_result(loop, written_base, tmp_path, dropout):
+    base, config = written_base().load(), {**LORA, "lora_dropout": dropout}
+    run = make_run(base, tmp_path / "whole", method_config=config)
+    whole = await loop.train("ppo", run, iterations=5)
 
     steps, asked = [], itertools.count()
     halves = make_run(
         base,
         tmp_path / "halves",
+        method_config=config,
         progress=lambda report: steps.append(report.step),
         should_stop=lambda: next(asked) == 2,
     )

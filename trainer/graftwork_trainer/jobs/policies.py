@@ -7,7 +7,10 @@ import uuid
 from collections.abc import Callable
 
 from graftwork.status import WireError
+from graftwork.v1 import training_service_pb2 as pb
+from graftwork_adapters.errors import NoLiveVersion, UnknownAdapter
 from graftwork_adapters.mutation import MutationRequest
+from graftwork_adapters.selector import Selector
 
 from graftwork_trainer.jobs.creation import JobCreator
 from graftwork_trainer.jobs.policy_store import PolicyStore
@@ -81,7 +84,8 @@ class PolicyRunner:
         finds the job that is there."""
         key = f"{policy.name}/{policy.create_time_ns}/{policy.last_start_time_ns}"
         request = MutationRequest(str(uuid.uuid5(_NAMESPACE, key)), "")
-        job = await self._creator.create(policy.spec, policy=policy.name, request=request)
+        spec = self._spec_now(policy.spec)
+        job = await self._creator.create(spec, policy=policy.name, request=request)
         began_ns = job.spec.dataset.selection.before.ToNanoseconds()
         # As it is now: someone may have changed it meanwhile.
         policy = await self._creator.off_loop(self._policies.get, policy.name)
@@ -89,3 +93,17 @@ class PolicyRunner:
             self._policies.started, policy.name, job.id, next_spec(policy, began_ns)
         )
         logger.info("training policy %s started job %s", policy.name, job.id)
+
+    def _spec_now(self, spec: pb.TrainingJobSpec) -> pb.TrainingJobSpec:
+        """Without the version to go on from where that is the live one of the job's own adapter and
+        there is none yet: so the first job of a policy that builds on itself begins anew."""
+        if spec.initial_version != spec.adapter:
+            return spec
+        try:
+            self._creator.adapters.lookup(Selector(spec.adapter))
+        except (NoLiveVersion, UnknownAdapter):
+            anew = pb.TrainingJobSpec()
+            anew.CopyFrom(spec)
+            anew.initial_version = ""
+            return anew
+        return spec

@@ -71,7 +71,10 @@ class Learner:
         share = _rate_share(parameters, iteration, self._options.iterations)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
-        order = random.Random(f"{parameters.seed}/{iteration}")  # noqa: S311
+        place = f"{parameters.seed}/{iteration}"
+        order = random.Random(place)  # noqa: S311
+        # Dropout is the same whether the run came here in one go or was killed on the way.
+        torch.manual_seed(random.Random(f"{place}/dropout").getrandbits(63))  # noqa: S311
         steps: list[dict[str, float]] = []
         self._adapter.model.train()
         size = parameters.batch_size * parameters.gradient_accumulation
