@@ -290,7 +290,9 @@ class Scheduler:
         self._waiting.put_back(tracked.sequence, tracked.lane)
         self.num_preemptions += 1
 
-    def _draft(self, chunks: list[tuple[Tracked, int]], budget: int) -> dict[int, tuple[int, ...]]:
+    def _draft(
+        self, chunks: list[tuple[Tracked, int]], budget: StepBudget
+    ) -> dict[int, tuple[int, ...]]:
         """By sequence id, guesses at the next tokens of those that decode and ask for it. They take
         what is left of the budget and of the blocks, the most senior first, and no one's place."""
         drafts: dict[int, tuple[int, ...]] = {}
@@ -301,13 +303,13 @@ class Scheduler:
             if sequence.num_computed_tokens + num_tokens < sequence.num_tokens:
                 continue  # after a preemption, and it samples nothing yet
             room = min(
-                budget,
+                budget.left_for(tracked),
                 sequence.max_tokens - len(sequence.output_token_ids) - 1,
                 self.config.max_context - sequence.num_tokens - 1,
             )
             draft = self._running.grow_for(tracked, tracked.lookup.propose(room))
             drafts[sequence.sequence_id] = draft
-            budget -= len(draft)
+            budget.spend(tracked, len(draft))
         return drafts
 
     def _extend(

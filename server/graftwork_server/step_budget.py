@@ -29,13 +29,17 @@ class StepBudget:
     def take(self, tracked: Tracked) -> int:
         """Gives a sequence its next tokens, as many as it may have; returns their number."""
         number = min(tracked.num_uncomputed, self.left_for(tracked))
+        self.spend(tracked, number)
+        return number
+
+    def spend(self, tracked: Tracked, number: int) -> None:
+        """Counts tokens that a sequence got: no more than left_for it."""
         self._tokens -= number
         if not tracked.is_background:
             if self._background is None:  # a user's request is admitted in this step
                 self._background = self._limit
         elif self._background is not None:
             self._background -= number
-        return number
 
     def cut_prompts(self) -> None:
         """What is left goes to prompts, in a step that decodes as well."""

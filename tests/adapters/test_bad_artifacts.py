@@ -136,7 +136,7 @@ def test_truncation_anywhere_is_refused(folder: Path) -> None:
             read_artifact(folder, AdapterLimits())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_flipped_bytes_never_crash(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int

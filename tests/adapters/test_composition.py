@@ -24,7 +24,7 @@ from graftwork_adapters.canonical_parts import (
 )
 from graftwork_adapters.composition import Component, compose, composition_digest
 from graftwork_adapters.errors import CannotCompose, ZeroEffect
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 weights = st.floats(-100, 100, width=32).filter(bool)
@@ -55,7 +55,6 @@ def test_the_digest_depends_on_the_weight(first, second):
     assert (digests[0] == digests[1]) == (first == second)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 4), weights, st.sampled_from([torch.float32, torch.bfloat16])),

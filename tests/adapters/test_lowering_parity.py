@@ -54,7 +54,7 @@ def lora_fields(draw: st.DrawFn, targets: list[str]) -> dict[str, object]:
     }
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 @pytest.mark.parametrize("base_name", BASES)
 def test_lora_equals_peft(base_name: str, data: st.DataObject) -> None:

@@ -130,7 +130,7 @@ def test_lone_surrogates_are_refused(builder):
         builder.build(Conversation((user("\udfff"),)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(min_size=1))
 def test_any_text_comes_back(text, builder, tokenizer):
     prompt = builder.build(Text(text))

@@ -148,4 +148,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryMachine = RegistryMachine.TestCase
-TestRegistryMachine.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestRegistryMachine.settings = settings(max_examples=12, stateful_step_count=25)

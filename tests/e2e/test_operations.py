@@ -87,7 +87,7 @@ async def test_metrics_of_adapters(running: ServerUnderTest, tiny_base: TinyBase
     for name in ("", "poet", "poet@2"):
         await ask(running, name, 5)
     with running.engine_held(), pytest.raises(DeadlineExceeded):
-        await running.client.generate(PROMPT, max_tokens=5, timeout=0.1)
+        await running.client.generate(PROMPT, max_tokens=5, timeout=1)
     await running.check_idle()
     await ask(running, num_tokens=1)  # after a step the gauges are up to date
     found = await asyncio.to_thread(metrics_of, running)

@@ -38,7 +38,7 @@ def whole(tokenizer, token_ids):
     return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     name=st.sampled_from(list(TOKENIZERS)),
     # Ids past the tokenizer's last are those that pad a model's vocabulary.
@@ -51,7 +51,7 @@ def test_parts_add_up_to_the_whole(name, chunks):
     assert "".join(parts_of(tokenizer, chunks)) == whole(tokenizer, token_ids)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(name=st.sampled_from(list(TOKENIZERS)), text=st.text(max_size=60))
 def test_text_comes_back_character_by_character(name, text):
     tokenizer = TOKENIZERS[name]
@@ -62,7 +62,7 @@ def test_text_comes_back_character_by_character(name, text):
         assert not any("\ufffd" in part for part in parts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0x80, 0xBF, 0xE2, 0xF0, 0xC3, 0x41]), max_size=120))
 def test_broken_bytes(data):
     for name, tokenizer in TOKENIZERS.items():

@@ -293,7 +293,7 @@ def test_score_length():
         check_score_length(call, 100, [1, 1], 0, LIMITS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_refused_or_valid(data):
     """What parses off the wire is either a valid call or an error that names a field."""

@@ -31,7 +31,7 @@ BASES = {
 _LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _GPT2 = ["c_attn", "c_proj", "c_fc"]
 
-few_examples = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few_examples = settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
 

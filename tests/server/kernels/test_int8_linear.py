@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.sampled_from([0, 1, 2, 3, 4, 5, 12, 13, 16, 31, 130]),
     in_features=st.sampled_from([1, 24, 64, 100, 160, 192, 576]),

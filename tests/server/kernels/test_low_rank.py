@@ -22,7 +22,7 @@ def make_table(in_features, out_features, ranks, dtype):
     return table
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     in_features=st.sampled_from([1, 7, 16, 48, 100]),
     out_features=st.sampled_from([1, 20, 32, 64, 77]),

@@ -10,7 +10,7 @@ def make_weight(out_features, in_features, groups):
     return codes, to_panels(torch.rand(out_features, groups))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rows=st.sampled_from([0, 1, 2, 3, 4, 5, 16, 31]),
     shape=st.sampled_from([(1, 1), (64, 1), (192, 3), (100, 25), (576, 9)]),

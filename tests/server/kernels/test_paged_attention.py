@@ -54,7 +54,7 @@ sequence = st.integers(1, 150).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sequences=st.lists(sequence, min_size=1, max_size=4),
     kv_heads=st.sampled_from([1, 2, 3]),
@@ -78,7 +78,7 @@ def test_kernel_agrees_with_reference(
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     context=st.integers(1, 300),
     chunk=st.integers(1, 100),

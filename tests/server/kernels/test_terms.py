@@ -110,7 +110,7 @@ def table_of(terms, in_features, dtype=torch.float32):
     return table
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=st.sampled_from(SHAPES),
     kinds=st.lists(st.sampled_from(sorted(TERMS)), min_size=6, max_size=6),

@@ -99,7 +99,7 @@ def batches(draw, max_rows=5):
     return logits, sequences
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batches())
 def test_equals_the_plain_reference(batch):
     logits, sequences = batch
@@ -112,7 +112,7 @@ def test_equals_the_plain_reference(batch):
     assert torch.equal(logits, original)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches(max_rows=8), st.randoms())
 def test_a_row_does_not_depend_on_its_neighbours(batch, random):
     logits, sequences = batch
@@ -122,7 +122,7 @@ def test_a_row_does_not_depend_on_its_neighbours(batch, random):
     assert others == [together[i] for i in order]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([1, 8, 300]), st.data())
 def test_ranked_is_a_stable_sort(seed, num_columns, num_levels, data):
     generator = torch.Generator().manual_seed(seed)

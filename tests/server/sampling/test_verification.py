@@ -26,7 +26,7 @@ def one_by_one(logits, sequence):
     return tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batches(), st.integers(0, 2**32), st.data())
 def test_a_token_more_for_each_right_guess(batch, seed, data):
     logits, sequences = batch

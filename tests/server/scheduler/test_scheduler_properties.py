@@ -160,7 +160,5 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.engine.check(sequence)
 
 
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None
-)
+SchedulerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=50)
 TestScheduler = SchedulerMachine.TestCase

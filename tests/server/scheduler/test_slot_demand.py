@@ -131,7 +131,7 @@ def test_one_that_can_never_fit_fails_alone():
     engine.check(other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     max_slots=st.integers(1, 3),
     num_busy=st.integers(1, 4),

@@ -252,7 +252,7 @@ def built(examples, root, **fields):
 
 
 @given(journals())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_nothing_leaks_between_splits(journal):
     values, _ = journal
     with tempfile.TemporaryDirectory() as folder:
@@ -280,7 +280,7 @@ def test_nothing_leaks_between_splits(journal):
 
 
 @given(journals())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_digest_does_not_depend_on_the_order(journal):
     values, rng = journal
     shuffled = rng.sample(values, len(values))

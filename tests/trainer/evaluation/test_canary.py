@@ -39,7 +39,7 @@ def test_known_counts(counts: tuple[int, int, int, int], wanted: CanaryVerdict):
     assert verdict(*counts) is wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(COUNTS, COUNTS, COUNTS, COUNTS, st.integers(1, 40), st.sampled_from([0.0, 0.1, 0.3]))
 def test_it_decides_by_its_last_item(good, bad, canary_good, canary_bad, feedback, tolerance):
     spec = CanarySpec(feedback, tolerance)
@@ -50,7 +50,7 @@ def test_it_decides_by_its_last_item(good, bad, canary_good, canary_bad, feedbac
         assert decided is not CanaryVerdict.PROMOTE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS, COUNTS, st.integers(0, 19), st.integers(0, 19))
 def test_an_early_rollback_is_what_the_end_would_decide(good, bad, canary_good, canary_bad):
     if canary_good + canary_bad >= 20:
@@ -60,7 +60,7 @@ def test_an_early_rollback_is_what_the_end_would_decide(good, bad, canary_good, 
         assert at_the_end is CanaryVerdict.ROLLBACK
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
 def test_a_good_item_never_undoes_a_promotion(good, bad, canary_good, canary_bad):
     if verdict(good, bad, canary_good, canary_bad) is CanaryVerdict.PROMOTE:

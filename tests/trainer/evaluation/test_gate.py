@@ -149,7 +149,7 @@ def test_labels_that_were_shuffled_seldom_pass():
     assert passed <= 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_a_verdict_holds_together(candidate: int, incumbent: int, base: int):
     verdict = decide(

@@ -48,7 +48,7 @@ def test_a_reference_outside_the_labels_is_refused():
         metrics.confusion_matrix(["c"], ["a"], ["a", "b"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcx")), min_size=1))
 def test_classification_holds_together(pairs):
     references, predictions = zip(*pairs, strict=True)
@@ -75,7 +75,7 @@ def test_wilson_by_known_values():
     assert math.isnan(wilson(0, 0).value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_holds_its_share(counts):
     found = wilson(*counts)
@@ -106,7 +106,7 @@ def test_win_rate_counts_ties_half_and_nan_as_lost():
     assert metrics.win_rate([-math.inf], [-math.inf]).value == 0.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1))
 def test_win_rates_of_two_sides_are_complements(pairs):
     ours, theirs = zip(*pairs, strict=True)

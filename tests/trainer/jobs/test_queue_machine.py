@@ -146,7 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_sqlite() -> None:
     run_state_machine_as_test(
-        QueueMachine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+        QueueMachine, settings=settings(max_examples=25, stateful_step_count=25)
     )
 
 
@@ -155,5 +155,5 @@ def test_postgresql(postgresql: PostgresServer) -> None:
         server = postgresql
 
     run_state_machine_as_test(
-        OnPostgresql, settings=settings(max_examples=8, stateful_step_count=25, deadline=None)
+        OnPostgresql, settings=settings(max_examples=8, stateful_step_count=25)
     )
