@@ -50,7 +50,10 @@ class WorkerProcess:
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **environment},
             limit=_MAX_LINE_BYTES,
-            start_new_session=True,  # a key pressed at the server's terminal is not for it
+            # A group of its own: a key pressed at the server's terminal is not for it. A session of
+            # its own would also free it from stepping back behind the server: Linux shares the
+            # processor evenly between sessions (autogroup, sched(7)), whatever runs in them.
+            process_group=0,
         )
         return cls(process, log, max_log_bytes)
 
