@@ -1,7 +1,8 @@
 """`x W^T + bias` for int8 weights with float32 scales by groups of in_features.
 
-Activations stay float32. On the CPU every output is one chain of fused multiply-adds over
-in_features ascending, so a row's bits do not depend on the rows beside it.
+On the CPU each group of a row's activations becomes 16-bit integers under a scale of its own, so
+that the products within a group are exact sums of integers, at twice the rate of float32; groups of
+an odd or great length stay float32. Either way a row's bits do not depend on the rows beside it.
 """
 
 import torch
@@ -33,6 +34,6 @@ def int8_linear(
 def int8_linear_reference(
     x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
 ) -> Tensor:
-    """The same in plain torch, on any device and with x in any float dtype."""
+    """The same in plain torch, on any device, with x as it is, in any float dtype."""
     weight = dequantize_int8(codes, scales, out_features)
     return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

@@ -1,5 +1,6 @@
 """Int8 weights, symmetric, one float32 scale per output and group of 64 inputs (as llama.cpp's Q8_0
-does with 32). Activations stay float32, which is what keeps it near lossless."""
+does with 32). Activations stay float32, or 16 bits by groups in the CPU's kernel, which is what
+keeps it near lossless."""
 
 import torch
 from graftwork_adapters.base_file.panels import dequantize_int8, to_panels

@@ -13,6 +13,7 @@
 #include "paged_attention.h"
 #include "pair_rotation.h"
 #include "panel_linear.h"
+#include "rounded_linear.h"
 #include "terms.h"
 
 namespace graftwork {
@@ -58,9 +59,15 @@ Tensor linear(const Tensor& x, const Tensor& codes, at::ScalarType dtype, const 
     TORCH_CHECK(bias->size(0) == out_features, "bias must have out_features elements");
     w.bias = bias->const_data_ptr<float>();
   }
-  Tensor y = at::empty({x.size(0), out_features}, x.options());
-  if (x.size(0) > 0)
-    panel_linear<Codes>(w, x.size(0), x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+  const int64_t rows = x.size(0);
+  Tensor y = at::empty({rows, out_features}, x.options());
+  if (rows == 0) return y;
+  if constexpr (std::is_same_v<Codes, Int8Codes>)
+    if (can_round(w.group)) {
+      rounded_linear(w, rows, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+      return y;
+    }
+  panel_linear<Codes>(w, rows, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
   return y;
 }
 

@@ -82,6 +82,70 @@ inline Vec load(const int8_t* p) {
 #endif
 }
 
+inline Vec to_float(IntVec i) { return __builtin_convertvector(i, Vec); }
+
+// Two int16 in each lane.
+typedef int16_t PairVec __attribute__((vector_size(kLanes * 4)));
+
+inline PairVec load_pairs(const int16_t* p) {
+  PairVec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(int16_t* p, PairVec v) { std::memcpy(p, &v, sizeof v); }
+
+// The pair at p in every lane.
+inline PairVec splat_pair(const int16_t* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, sizeof pair);
+  const IntVec wide = pair - IntVec{};
+  PairVec v;
+  std::memcpy(&v, &wide, sizeof v);
+  return v;
+}
+
+// c + a[2i] b[2i] + a[2i + 1] b[2i + 1] in lane i: integers, so exact.
+inline IntVec dot_pairs(PairVec a, PairVec b, IntVec c) {
+#if defined(__AVX512F__) && defined(__AVX512VNNI__)
+  return (IntVec)_mm512_dpwssd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512F__) && defined(__AVX512BW__)
+  return c + (IntVec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return c + (IntVec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__ARM_NEON)
+  const int32x4_t low = vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
+  const int32x4_t high = vmull_high_s16((int16x8_t)a, (int16x8_t)b);
+  return c + (IntVec)vpaddq_s32(low, high);
+#else
+  for (int lane = 0; lane < kLanes; ++lane)
+    c[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
+  return c;
+#endif
+}
+
+// Lane i of the 32 lanes of `out` becomes (p[i], p[i + 32]).
+inline void load_pairs_of_32(const int8_t* p, PairVec out[32 / kLanes]) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  // Quarters in the order 0, 2, 1, 3, because the interleaving works on each half by itself.
+  const __m256i a = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i*)p), 0xd8);
+  const __m256i b = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i*)(p + 32)), 0xd8);
+  out[0] = (PairVec)_mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(a, b));
+  out[1] = (PairVec)_mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
+#elif defined(__AVX2__)
+  for (int v = 0; v < 4; ++v) {
+    const __m128i a = _mm_loadl_epi64((const __m128i*)(p + v * 8));
+    const __m128i b = _mm_loadl_epi64((const __m128i*)(p + 32 + v * 8));
+    out[v] = (PairVec)_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+  }
+#else
+  for (int i = 0; i < 32; ++i) {
+    out[i / kLanes][i % kLanes * 2] = p[i];
+    out[i / kLanes][i % kLanes * 2 + 1] = p[i + 32];
+  }
+#endif
+}
+
 // A bfloat16 is the upper half of a float.
 struct BFloat16 {
   uint16_t bits;

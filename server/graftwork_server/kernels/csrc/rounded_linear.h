@@ -1,0 +1,227 @@
+// y = x W^T + bias for int8 weights by groups along in_features, in integers.
+//
+// Each group of a row's activations becomes 16-bit integers under a scale of its own, so that
+// products and sums within a group are exact, at twice the rate of float32 and with weights that
+// stay integers. The groups' sums are one chain of fused multiply-adds over groups ascending: a
+// row's bits depend on nothing else. Rounding moves an activation by at most 2^-16 of the largest
+// of its group.
+#pragma once
+
+#include <cmath>
+
+#include "panel_linear.h"
+#include "scratch.h"
+
+namespace graftwork {
+
+// 512 products of a weight's code and an activation's stay below 2^31.
+constexpr int64_t kLongestRoundedGroup = 512;
+
+inline bool can_round(int64_t group) { return group % 2 == 0 && group <= kLongestRoundedGroup; }
+
+struct Rounded {
+  int16_t* codes;  // (rows, in_features)
+  float* scales;   // (rows, groups)
+};
+
+// A group of zeros, or of nothing a float32 can divide by, becomes zeros; one that is not finite
+// gets the scale NaN, and so does all that is computed from it.
+inline void round_group(const float* x, int64_t count, int16_t* codes, float* scale) {
+  constexpr float kLargest = 32767.0f;
+  constexpr float kSmallest = 1e-30f;
+  Vec most{}, poison{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vec v = load(x + i);
+    most = maximum(most, maximum(v, -v));
+    poison = fma(v, 0.0f, poison);
+  }
+  float largest = max(most), not_finite = sum(poison);
+  for (int64_t k = i; k < count; ++k) {
+    largest = std::max(largest, std::fabs(x[k]));
+    not_finite += x[k] * 0.0f;
+  }
+  *scale = largest / kLargest + not_finite;
+  const float inverse = largest > kSmallest ? kLargest / largest : 0.0f;
+  // Adding 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits.
+  constexpr float kMagic = 12582912.0f;
+  for (int64_t k = 0; k < count; ++k) {
+    const float shifted = x[k] * inverse + kMagic;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    codes[k] = static_cast<int16_t>(bits);
+  }
+}
+
+inline Rounded round_rows(const PanelWeights& w, int64_t rows, const float* x) {
+  const int64_t codes = divide_up(rows * w.in_features, 2);
+  float* memory = scratch<2>(codes + rows * w.groups());
+  const Rounded out{reinterpret_cast<int16_t*>(memory), memory + codes};
+  constexpr int64_t kRowsAtOnce = 16;
+  for_each_chunk(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin * w.groups(); g < end * w.groups(); ++g)
+      round_group(x + g * w.group, w.group, out.codes + g * w.group, out.scales + g);
+  });
+  return out;
+}
+
+// sums += the products of one group, for kRows rows and kVecs vectors of outputs.
+template <int kRows, int kVecs>
+inline void rounded_tile(int64_t pairs, const int16_t* x, int64_t x_stride, const int16_t* block,
+                         const float* scales, const float* row_scales, int64_t row_scales_stride,
+                         float* sums) {
+  IntVec acc[kRows][kVecs] = {};
+  for (int64_t p = 0; p < pairs; ++p) {
+    PairVec weight[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) weight[v] = load_pairs(block + (p * kPanel + v * kLanes) * 2);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const PairVec pair = splat_pair(x + r * x_stride + p * 2);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) acc[r][v] = dot_pairs(weight[v], pair, acc[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) {
+      float* sum = sums + r * kPanel + v * kLanes;
+      const Vec scale = load(scales + v * kLanes) * row_scales[r * row_scales_stride];
+      store(sum, fma(to_float(acc[r][v]), scale, load(sum)));
+    }
+}
+
+template <int kRows, int kVecs>
+inline void rounded_rows(int64_t rows, int64_t pairs, const int16_t* x, int64_t x_stride,
+                         const int16_t* block, const float* scales, const float* row_scales,
+                         int64_t row_scales_stride, float* sums) {
+  if (rows == kRows)
+    rounded_tile<kRows, kVecs>(pairs, x, x_stride, block, scales, row_scales, row_scales_stride,
+                               sums);
+  else if constexpr (kRows > 1)
+    rounded_rows<kRows - 1, kVecs>(rows, pairs, x, x_stride, block, scales, row_scales,
+                                   row_scales_stride, sums);
+}
+
+// Few rows: weights go from memory through registers, several panels at a time.
+template <int kRows, int kPanels>
+inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded& x, float* y) {
+  Vec sums[kRows][kPanels][kPanelVecs] = {};
+  const int64_t panel_bytes = w.in_features * kPanel;
+  const int64_t panel_scales = w.groups() * kPanel;
+  const int8_t* codes = reinterpret_cast<const int8_t*>(w.codes) + panel * panel_bytes;
+  const float* scales = w.scales + panel * panel_scales;
+  for (int64_t g = 0; g < w.groups(); ++g) {
+    IntVec acc[kRows][kPanels][kPanelVecs] = {};
+    for (int64_t k = g * w.group; k < (g + 1) * w.group; k += 2) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const int8_t* code = codes + p * panel_bytes + k * kPanel;
+        __builtin_prefetch(code + kAhead);
+        PairVec weight[kPanelVecs];
+        load_pairs_of_32(code, weight);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const PairVec pair = splat_pair(x.codes + r * w.in_features + k);
+#pragma GCC unroll 8
+          for (int v = 0; v < kPanelVecs; ++v)
+            acc[r][p][v] = dot_pairs(weight[v], pair, acc[r][p][v]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const float row_scale = x.scales[r * w.groups() + g];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 8
+        for (int v = 0; v < kPanelVecs; ++v) {
+          const Vec scale = load(scales + p * panel_scales + g * kPanel + v * kLanes) * row_scale;
+          sums[r][p][v] = fma(to_float(acc[r][p][v]), scale, sums[r][p][v]);
+        }
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int p = 0; p < kPanels; ++p) {
+      float values[kPanel];
+      for (int v = 0; v < kPanelVecs; ++v) store(values + v * kLanes, sums[r][p][v]);
+      store_panel(w, panel + p, values, y + r * w.out_features);
+    }
+}
+
+template <int kRows, int kPanels = kMostPanels<kRows>>
+void few_rounded_rows_chunk(const PanelWeights& w, int64_t panel, int64_t count, const Rounded& x,
+                            float* y) {
+  if (count == kPanels)
+    few_rounded_rows<kRows, kPanels>(w, panel, x, y);
+  else if constexpr (kPanels > 1)
+    few_rounded_rows_chunk<kRows, kPanels - 1>(w, panel, count, x, y);
+}
+
+// Panels that one thread takes in a row: the memory behind one is asked for while it is computed.
+inline int64_t neighbours(const PanelWeights& w) {
+  constexpr int64_t kTurns = 3;  // of each thread, for where one of them is late
+  return divide_up(w.panels(), kTurns * at::get_num_threads());
+}
+
+// As many as one tile holds: a weight is widened once in any case.
+constexpr int kFewRows = kLanes == 16 ? kTileRows : 4;
+
+template <int kRows = 1>
+void few_rounded_rows_linear(const PanelWeights& w, int64_t rows, const Rounded& x, float* y) {
+  if (rows == kRows)
+    for_each_chunk(w.panels(), neighbours(w), [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; panel += kMostPanels<kRows>)
+        few_rounded_rows_chunk<kRows>(w, panel, std::min<int64_t>(kMostPanels<kRows>, end - panel), x, y);
+    });
+  else if constexpr (kRows < kFewRows)
+    few_rounded_rows_linear<kRows + 1>(w, rows, x, y);
+}
+
+// Many rows: a group of a panel is widened once into the first-level cache and used by all rows.
+inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows, const int16_t* x,
+                              const float* row_scales, float* y, float* sums) {
+  constexpr int kVecs = std::min(2, kPanelVecs);
+  alignas(64) int16_t block[kLongestRoundedGroup * kPanel];
+  std::fill(sums, sums + rows * kPanel, 0.0f);
+  const int8_t* codes = reinterpret_cast<const int8_t*>(w.codes) + panel * w.in_features * kPanel;
+  const float* scales = w.scales + panel * w.groups() * kPanel;
+  const int64_t height = divide_up(rows, divide_up(rows, kTileRows));
+  for (int64_t g = 0; g < w.groups(); ++g) {
+    for (int64_t k = 0; k < w.group; k += 2) {
+      const int8_t* code = codes + (g * w.group + k) * kPanel;
+      __builtin_prefetch(code + 2 * w.group * kPanel);  // the group after the next
+      PairVec weight[kPanelVecs];
+      load_pairs_of_32(code, weight);
+#pragma GCC unroll 8
+      for (int v = 0; v < kPanelVecs; ++v) store(block + (k * kPanel / 2 + v * kLanes) * 2, weight[v]);
+    }
+    for (int64_t r = 0; r < rows; r += height)
+      for (int v = 0; v < kPanelVecs; v += kVecs)
+        rounded_rows<kTileRows, kVecs>(
+            std::min(height, rows - r), w.group / 2, x + r * w.in_features + g * w.group,
+            w.in_features, block + v * kLanes * 2, scales + g * kPanel + v * kLanes,
+            row_scales + r * w.groups() + g, w.groups(), sums + r * kPanel + v * kLanes);
+  }
+  for (int64_t r = 0; r < rows; ++r) store_panel(w, panel, sums + r * kPanel, y + r * w.out_features);
+}
+
+// x: (rows, in_features), y: (rows, out_features); can_round(w.group).
+inline void rounded_linear(const PanelWeights& w, int64_t rows, const float* x, float* y) {
+  constexpr int64_t kRowBlock = 128;  // its sums and its slice of x stay in the caches
+  const Rounded rounded = round_rows(w, rows, x);
+  if (rows <= kFewRows) return few_rounded_rows_linear(w, rows, rounded, y);
+  const int64_t panels = w.panels(), blocks = divide_up(rows, kRowBlock);
+  for_each_chunk(panels * blocks, neighbours(w), [&](int64_t begin, int64_t end) {
+    alignas(64) float sums[kRowBlock * kPanel];
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item / panels * kRowBlock;
+      many_rounded_rows(w, item % panels, std::min(kRowBlock, rows - first),
+                        rounded.codes + first * w.in_features, rounded.scales + first * w.groups(),
+                        y + first * w.out_features, sums);
+    }
+  });
+}
+
+}  // namespace graftwork
