@@ -134,7 +134,8 @@ def check_row(
     token_ids = [*prompt, *choice.token_ids]
     logits = reference_logits(reference, folder, token_ids)[len(prompt) - 1 : -1]
     expected = logits.log_softmax(-1)
-    tolerance = 1e-3
+    # The plain base has no adapter's effect to compare with; int8 rounds activations to 16 bits.
+    tolerance = 1e-2 if quantization == "int8" else 1e-3
     if quantization != "none" and folder is not None:
         plain = reference_logits(reference, None, token_ids)[len(prompt) - 1 : -1]
         tolerance = 0.01 * float((logits - plain).abs().max())
@@ -146,9 +147,15 @@ def check_row(
         ours = torch.tensor([top.logprob for top in logprob.top])
         theirs = expected[position, ids]
         assert (ours - theirs).abs().max() <= tolerance, (name, position)
-        divergence = (theirs.exp() * (theirs - ours)).sum()
-        assert divergence <= 1e-4, (name, position)
+        assert divergence_of(theirs, ours) <= 1e-4, (name, position)
     assert len(choice.logprobs) == NEW_TOKENS
+
+
+def divergence_of(theirs: Tensor, ours: Tensor) -> float:
+    """From the log-probabilities of the same few tokens: all others count as one."""
+    rest, our_rest = (1 - logprobs.double().exp().sum() for logprobs in (theirs, ours))
+    told = (theirs.exp() * (theirs - ours)).sum()
+    return float(told + (rest * (rest / our_rest).log() if rest > 0 else 0.0))
 
 
 def top_margin(logits: Tensor) -> float:
