@@ -32,6 +32,9 @@ _ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention"}
 def fuse_modules(model: PreTrainedModel) -> None:
     """Replaces in place every module that has a fused form."""
     for name, module in list(model.named_modules()):
+        if type(module) is nn.ModuleList:
+            model.set_submodule(name, WholeList(module))
+    for name, module in list(model.named_modules()):
         kind = type(module).__name__
         if kind in _NORMS:
             model.set_submodule(name, FusedRmsNorm(module, _NORMS[kind]))
@@ -39,6 +42,16 @@ def fuse_modules(model: PreTrainedModel) -> None:
             model.set_submodule(name, FusedGatedMlp(module))
         elif kind in _ATTENTIONS:
             model.set_submodule(name, FusedAttention(module))
+
+
+class WholeList(nn.ModuleList):
+    """A list of modules whose slice of all is itself: transformers' models take such a slice of
+    their layers at each step, for which nn.ModuleList makes a new module of them all."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self
+        return super().__getitem__(index)
 
 
 class FusedRmsNorm(nn.Module):

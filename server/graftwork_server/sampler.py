@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftwork_server.draw import draw, ranked, take
+from graftwork_server.kernels.row_reductions import row_logsumexp, row_peaks
 from graftwork_server.plan import SampledToken, TokenLogprob
 from graftwork_server.request import (
     Constraint,
@@ -58,7 +59,7 @@ class Sampler:
             raise ValueError(f"logits of {len(sequences)} sequences: {logits.dtype} {logits.shape}")
         errors: dict[int, str] = {}
         edited = self._edit(logits, sequences, errors)
-        peaks, token_ids = edited.max(dim=-1)  # the first of equals; NaN where there is any
+        peaks, token_ids = row_peaks(edited)
         for row in (~peaks.isfinite()).nonzero().flatten().tolist():
             errors.setdefault(row, "the model's logits are not finite")
         drawn = [
@@ -251,15 +252,15 @@ def _finish(
 
 def _token_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> list[TokenLogprob]:
     """For rows (n, vocab) and ids (n,)."""
-    logprobs = logits.log_softmax(dim=-1)
-    chosen = logprobs.gather(1, token_ids[:, None]).squeeze(1).tolist()
+    totals = row_logsumexp(logits)[:, None]
+    chosen = (logits.gather(1, token_ids[:, None]) - totals).squeeze(1).tolist()
     if num_top == 0:
         return [
             TokenLogprob(token_id, logprob)
             for token_id, logprob in zip(token_ids.tolist(), chosen, strict=True)
         ]
     _, top_ids = ranked(logits, min(num_top, logits.shape[1]))
-    top_logprobs = logprobs.gather(1, top_ids)
+    top_logprobs = logits.gather(1, top_ids) - totals
     return [
         TokenLogprob(token_id, logprob, tuple(zip(ids, values, strict=True)))
         for token_id, logprob, ids, values in zip(

@@ -14,6 +14,7 @@
 #include "pair_rotation.h"
 #include "panel_linear.h"
 #include "rounded_linear.h"
+#include "row_reductions.h"
 #include "terms.h"
 
 namespace graftwork {
@@ -299,6 +300,28 @@ void rotate_heads_op(const Tensor& x, const Tensor& cosine, const Tensor& sine) 
                sine.const_data_ptr<float>(), x.size(0), x.size(1), x.size(2));
 }
 
+void check_columns(const Tensor& x) {
+  check_contiguous(x, at::kFloat, 2, "x");
+  TORCH_CHECK(x.size(1) > 0 && x.size(1) <= std::numeric_limits<int32_t>::max(),
+              "x must have at least one column and at most 2^31 - 1, has ", x.size(1));
+}
+
+std::tuple<Tensor, Tensor> row_peaks_op(const Tensor& x) {
+  check_columns(x);
+  Tensor values = at::empty({x.size(0)}, x.options());
+  Tensor places = at::empty({x.size(0)}, x.options().dtype(at::kLong));
+  row_peaks(x.const_data_ptr<float>(), x.size(0), x.size(1), values.mutable_data_ptr<float>(),
+            places.mutable_data_ptr<int64_t>());
+  return {values, places};
+}
+
+Tensor row_logsumexp_op(const Tensor& x) {
+  check_columns(x);
+  Tensor y = at::empty({x.size(0)}, x.options());
+  row_logsumexp(x.const_data_ptr<float>(), x.size(0), x.size(1), y.mutable_data_ptr<float>());
+  return y;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(graftwork, m) {
@@ -319,6 +342,8 @@ TORCH_LIBRARY(graftwork, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float offset, float eps) -> Tensor");
   m.def("silu_multiply(Tensor(a!) gate, Tensor up) -> ()");
   m.def("rotate_heads(Tensor(a!) x, Tensor cosine, Tensor sine) -> ()");
+  m.def("row_peaks(Tensor x) -> (Tensor, Tensor)");
+  m.def("row_logsumexp(Tensor x) -> Tensor");
   m.def("store_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping)"
         " -> ()");
   m.def("paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables,"
@@ -340,6 +365,8 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("rms_norm", &rms_norm_op);
   m.impl("silu_multiply", &silu_multiply_op);
   m.impl("rotate_heads", &rotate_heads_op);
+  m.impl("row_peaks", &row_peaks_op);
+  m.impl("row_logsumexp", &row_logsumexp_op);
   m.impl("store_kv", &store_kv_op);
   m.impl("paged_attention", &paged_attention_op);
 }
