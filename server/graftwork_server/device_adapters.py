@@ -36,10 +36,11 @@ from graftwork_server.packed_transforms import (
     PackedScale,
     transform_rows,
 )
+from graftwork_server.side_by_side import Grafted
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
-class GraftedLinear(nn.Module):
+class GraftedLinear(Grafted):
     """A linear module of the base, with what the resident adapters do to its input and output."""
 
     def __init__(
@@ -105,21 +106,24 @@ class GraftedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        segments = self._step.logit_rows if self._is_head else self._step.tokens
         if self._is_head:
             self._step.head_input = x
+        if not self.shares_input():
+            x = self._transform(x)
+        return self.finish(x, self.base(x))
+
+    def shares_input(self) -> bool:
+        segments = self._segments
+        return segments.slots.isdisjoint(self._slots) or not (
+            self._torch_inputs or self._inputs.concerns(segments)
+        )
+
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        segments = self._segments
         slots = segments.slots
         if slots.isdisjoint(self._slots):
-            unchanged: Tensor = self.base(x)
-            return unchanged
+            return y
         rows = x.reshape(-1, x.shape[-1])
-        if self._inputs.concerns(segments):
-            rows = transform_inputs(rows, self._inputs, segments)
-            x = rows.view(x.shape)
-        if self._torch_inputs:
-            rows = transform_rows(rows, self._torch_inputs, segments.runs)
-            x = rows.view(x.shape)
-        y: Tensor = self.base(x)
         out = y.view(-1, y.shape[-1])
         if not slots.isdisjoint(self._low_rank_slots):
             add_low_rank(out, rows, self._low_rank, segments)
@@ -134,6 +138,19 @@ class GraftedLinear(nn.Module):
         if self._torch_rotations:
             y = transform_rows(out, self._torch_rotations, segments.runs).view(y.shape)
         return y
+
+    @property
+    def _segments(self) -> Segments:
+        return self._step.logit_rows if self._is_head else self._step.tokens
+
+    def _transform(self, x: Tensor) -> Tensor:
+        segments = self._segments
+        rows = x.reshape(-1, x.shape[-1])
+        if self._inputs.concerns(segments):
+            rows = transform_inputs(rows, self._inputs, segments)
+        if self._torch_inputs:
+            rows = transform_rows(rows, self._torch_inputs, segments.runs)
+        return rows.view(x.shape)
 
 
 class DeviceAdapters:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from graftwork_server.attention import AttentionStep, attend
 from graftwork_server.kernels.elementwise import rms_norm, rotate_heads, silu_multiply
+from graftwork_server.side_by_side import multiply_side_by_side
 
 # RMS norms, with what is added to the weight.
 _NORMS = {
@@ -77,7 +78,7 @@ class FusedGatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, tokens, hidden_size) to the same."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate, up = multiply_side_by_side(x, (self.gate_proj, self.up_proj))
         silu_multiply(gate.flatten(0, -2), up.flatten(0, -2))
         y: Tensor = self.down_proj(gate)
         return y
@@ -103,9 +104,10 @@ class FusedAttention(nn.Module):
         **_: Any,
     ) -> tuple[Tensor, None]:
         tokens = hidden_states.shape[1]
-        query = self.q_proj(hidden_states).view(tokens, -1, self.head_dim)
-        key = self.k_proj(hidden_states).view(tokens, -1, self.head_dim)
-        value = self.v_proj(hidden_states).view(tokens, -1, self.head_dim)
+        query, key, value = (
+            y.view(tokens, -1, self.head_dim)
+            for y in multiply_side_by_side(hidden_states, (self.q_proj, self.k_proj, self.v_proj))
+        )
         cosine, sine = position_embeddings[0][0], position_embeddings[1][0]
         rotate_heads(query, cosine, sine)
         rotate_heads(key, cosine, sine)

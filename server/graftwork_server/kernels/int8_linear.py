@@ -31,6 +31,23 @@ def int8_linear(
     return int8_linear_reference(x, codes, scales, bias, out_features)
 
 
+def int8_linears(
+    x: Tensor,
+    codes: list[Tensor],
+    scales: list[Tensor],
+    biases: list[Tensor | None],
+    out_features: list[int],
+) -> list[Tensor]:
+    """`int8_linear` of several weights with the same input, bit for bit, in one go."""
+    if x.device.type == "cpu" and kernels_loaded():
+        ys: list[Tensor] = torch.ops.graftwork.int8_linears.default(
+            x, codes, scales, biases, out_features
+        )
+        return ys
+    weights = zip(codes, scales, biases, out_features, strict=True)
+    return [int8_linear_reference(x, *weight) for weight in weights]
+
+
 def int8_linear_reference(
     x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out_features: int
 ) -> Tensor:

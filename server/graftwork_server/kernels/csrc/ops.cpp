@@ -39,8 +39,9 @@ void check_rows(const Tensor& t, int64_t dim, const char* name) {
 }
 
 template <class Codes>
-Tensor linear(const Tensor& x, const Tensor& codes, at::ScalarType dtype, const Tensor& scales,
-              const std::optional<Tensor>& bias, int64_t out_features) {
+PanelWeights check_weights(const Tensor& x, const Tensor& codes, at::ScalarType dtype,
+                           const Tensor& scales, const std::optional<Tensor>& bias,
+                           int64_t out_features) {
   check_contiguous(x, at::kFloat, 2, "x");
   check_contiguous(codes, dtype, 3, "codes");
   check_contiguous(scales, at::kFloat, 3, "scales");
@@ -60,26 +61,57 @@ Tensor linear(const Tensor& x, const Tensor& codes, at::ScalarType dtype, const 
     TORCH_CHECK(bias->size(0) == out_features, "bias must have out_features elements");
     w.bias = bias->const_data_ptr<float>();
   }
+  return w;
+}
+
+std::vector<Tensor> int8_linears_op(const Tensor& x, at::TensorList codes, at::TensorList scales,
+                                    const c10::List<std::optional<Tensor>>& biases,
+                                    at::IntArrayRef out_features) {
+  const size_t count = codes.size();
+  TORCH_CHECK(count > 0 && scales.size() == count && biases.size() == count &&
+                  out_features.size() == count,
+              "there must be as many codes, scales, biases and out_features, and at least one");
+  std::vector<Tensor> y;
+  std::vector<RoundedProduct> products;
   const int64_t rows = x.size(0);
-  Tensor y = at::empty({rows, out_features}, x.options());
+  for (size_t i = 0; i < count; ++i) {
+    const std::optional<Tensor> bias = biases.get(i);
+    const PanelWeights w =
+        check_weights<Int8Codes>(x, codes[i], at::kChar, scales[i], bias, out_features[i]);
+    TORCH_CHECK(i == 0 || w.group == products[0].w.group, "all weights must have as many groups");
+    y.push_back(at::empty({rows, w.out_features}, x.options()));
+    products.push_back({w, y.back().mutable_data_ptr<float>()});
+  }
   if (rows == 0) return y;
-  if constexpr (std::is_same_v<Codes, Int8Codes>)
-    if (can_round(w.group)) {
-      rounded_linear(w, rows, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
-      return y;
-    }
-  panel_linear<Codes>(w, rows, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+  if (can_round(products[0].w.group))
+    rounded_linears({products.data(), static_cast<int64_t>(count)}, rows,
+                    x.const_data_ptr<float>());
+  else
+    for (const RoundedProduct& p : products)
+      panel_linear<Int8Codes>(p.w, rows, x.const_data_ptr<float>(), p.y);
   return y;
 }
 
 Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                       const std::optional<Tensor>& bias, int64_t out_features) {
-  return linear<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
+  const PanelWeights w = check_weights<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
+  Tensor y = at::empty({x.size(0), out_features}, x.options());
+  if (x.size(0) == 0) return y;
+  const RoundedProduct product{w, y.mutable_data_ptr<float>()};
+  if (can_round(w.group))
+    rounded_linears({&product, 1}, x.size(0), x.const_data_ptr<float>());
+  else
+    panel_linear<Int8Codes>(w, x.size(0), x.const_data_ptr<float>(), product.y);
+  return y;
 }
 
 Tensor nf4_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                      const std::optional<Tensor>& bias, int64_t out_features) {
-  return linear<Nf4Codes>(x, codes, at::kByte, scales, bias, out_features);
+  const PanelWeights w = check_weights<Nf4Codes>(x, codes, at::kByte, scales, bias, out_features);
+  Tensor y = at::empty({x.size(0), out_features}, x.options());
+  if (x.size(0) > 0)
+    panel_linear<Nf4Codes>(w, x.size(0), x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+  return y;
 }
 
 const Run* check_runs(const Tensor& runs, const Tensor& slots, int64_t rows) {
@@ -327,6 +359,8 @@ Tensor row_logsumexp_op(const Tensor& x) {
 TORCH_LIBRARY(graftwork, m) {
   m.def("int8_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
+  m.def("int8_linears(Tensor x, Tensor[] codes, Tensor[] scales, Tensor?[] biases,"
+        " int[] out_features) -> Tensor[]");
   m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
@@ -353,6 +387,7 @@ TORCH_LIBRARY(graftwork, m) {
 
 TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("int8_linear", &int8_linear_op);
+  m.impl("int8_linears", &int8_linears_op);
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
   m.impl("apply_output_scale", &apply_output_scale_op);

@@ -1,4 +1,5 @@
-// y = x W^T + bias for int8 weights by groups along in_features, in integers.
+// y = x W^T + bias for int8 weights by groups along in_features, in integers; for several weights
+// with the same input in one go.
 //
 // Each group of a row's activations becomes 16-bit integers under a scale of its own, so that
 // products and sums within a group are exact, at twice the rate of float32 and with weights that
@@ -159,24 +160,55 @@ void few_rounded_rows_chunk(const PanelWeights& w, int64_t panel, int64_t count,
     few_rounded_rows_chunk<kRows, kPanels - 1>(w, panel, count, x, y);
 }
 
-// Panels that one thread takes in a row: the memory behind one is asked for while it is computed.
-inline int64_t neighbours(const PanelWeights& w) {
-  constexpr int64_t kTurns = 3;  // of each thread, for where one of them is late
-  return divide_up(w.panels(), kTurns * at::get_num_threads());
-}
+// One of the weights that an input is multiplied by.
+struct RoundedProduct {
+  PanelWeights w;
+  float* y;  // (rows, w.out_features)
+};
+
+// The products of one input, their panels laid end to end.
+struct RoundedProducts {
+  const RoundedProduct* first;
+  int64_t count;
+
+  int64_t panels() const {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) total += first[i].w.panels();
+    return total;
+  }
+
+  // Panels that one thread takes in a row: the memory behind one is asked for while it is computed.
+  int64_t neighbours() const {
+    constexpr int64_t kTurns = 3;  // of each thread, for where one of them is late
+    return divide_up(panels(), kTurns * at::get_num_threads());
+  }
+
+  // Calls run(product, begin, end) for the panels of each product that are among [begin, end).
+  template <class Run>
+  void for_each_part(int64_t begin, int64_t end, const Run& run) const {
+    for (int64_t i = 0; i < count && end > 0; ++i) {
+      const int64_t panels = first[i].w.panels();
+      if (begin < panels) run(first[i], std::max<int64_t>(begin, 0), std::min(end, panels));
+      begin -= panels, end -= panels;
+    }
+  }
+};
 
 // As many as one tile holds: a weight is widened once in any case.
 constexpr int kFewRows = kLanes == 16 ? kTileRows : 4;
 
 template <int kRows = 1>
-void few_rounded_rows_linear(const PanelWeights& w, int64_t rows, const Rounded& x, float* y) {
+void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, const Rounded& x) {
   if (rows == kRows)
-    for_each_chunk(w.panels(), neighbours(w), [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; panel += kMostPanels<kRows>)
-        few_rounded_rows_chunk<kRows>(w, panel, std::min<int64_t>(kMostPanels<kRows>, end - panel), x, y);
+    for_each_chunk(products.panels(), products.neighbours(), [&](int64_t begin, int64_t end) {
+      products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
+        for (; panel < stop; panel += kMostPanels<kRows>)
+          few_rounded_rows_chunk<kRows>(
+              p.w, panel, std::min<int64_t>(kMostPanels<kRows>, stop - panel), x, p.y);
+      });
     });
   else if constexpr (kRows < kFewRows)
-    few_rounded_rows_linear<kRows + 1>(w, rows, x, y);
+    few_rounded_rows_linears<kRows + 1>(products, rows, x);
 }
 
 // Many rows: a group of a panel is widened once into the first-level cache and used by all rows.
@@ -207,21 +239,25 @@ inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows
   for (int64_t r = 0; r < rows; ++r) store_panel(w, panel, sums + r * kPanel, y + r * w.out_features);
 }
 
-// x: (rows, in_features), y: (rows, out_features); can_round(w.group).
-inline void rounded_linear(const PanelWeights& w, int64_t rows, const float* x, float* y) {
+// x: (rows, in_features); weights of the same in_features and group; can_round(group).
+inline void rounded_linears(const RoundedProducts& products, int64_t rows, const float* x) {
   constexpr int64_t kRowBlock = 128;  // its sums and its slice of x stay in the caches
-  const Rounded rounded = round_rows(w, rows, x);
-  if (rows <= kFewRows) return few_rounded_rows_linear(w, rows, rounded, y);
-  const int64_t panels = w.panels(), blocks = divide_up(rows, kRowBlock);
-  for_each_chunk(panels * blocks, neighbours(w), [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[kRowBlock * kPanel];
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item / panels * kRowBlock;
-      many_rounded_rows(w, item % panels, std::min(kRowBlock, rows - first),
-                        rounded.codes + first * w.in_features, rounded.scales + first * w.groups(),
-                        y + first * w.out_features, sums);
-    }
-  });
+  const PanelWeights& any = products.first->w;
+  const Rounded rounded = round_rows(any, rows, x);
+  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded);
+  const int64_t panels = products.panels();
+  for (int64_t first = 0; first < rows; first += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, rows - first);
+    for_each_chunk(panels, products.neighbours(), [&](int64_t begin, int64_t end) {
+      alignas(64) float sums[kRowBlock * kPanel];
+      products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
+        for (; panel < stop; ++panel)
+          many_rounded_rows(p.w, panel, count, rounded.codes + first * any.in_features,
+                            rounded.scales + first * any.groups(), p.y + first * p.w.out_features,
+                            sums);
+      });
+    });
+  }
 }
 
 }  // namespace graftwork
