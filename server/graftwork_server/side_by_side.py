@@ -55,5 +55,6 @@ def _plain_linear(module: nn.Module) -> Int8Linear | None:
             return None
         module = module.base
     # A hook is an adapter's that edits this module's output.
-    is_plain = isinstance(module, Int8Linear) and not module._forward_hooks  # noqa: SLF001
-    return module if is_plain else None
+    if isinstance(module, Int8Linear) and not module._forward_hooks:  # noqa: SLF001
+        return module
+    return None

@@ -52,7 +52,8 @@ def test_a_simulated_device_gives_what_the_cpu_gives(rows, quantization):
     with simulated_cuda():
         engine = TinyEngine(rows[0], quantization=quantization, device="cuda")
         found = answers(engine, *rows[1:], device="cuda")
-    check_equal(found, expected, 1e-4)
+    # The CPU's int8 kernel rounds activations.
+    check_equal(found, expected, 1e-3 if quantization == "int8" else 1e-4)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
