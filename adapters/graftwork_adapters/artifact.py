@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graftwork_adapters.errors import ArtifactTooLarge, InvalidArtifact
+from graftwork_adapters.finite import is_finite
 from graftwork_adapters.folder import (
     ALL_FILES,
     CONFIG_FILE,
@@ -153,6 +154,6 @@ def _tensor(data: Tensor, span: TensorSpan) -> Tensor:
     if span.start % dtype.itemsize:
         own = own.clone()  # elements are aligned
     flat = own.view(dtype)
-    if not torch.isfinite(flat).all():
+    if not is_finite(flat):
         raise InvalidArtifact(f"{WEIGHTS_FILE}: tensor {span.name[:200]!r} holds NaN or infinity")
     return flat.reshape(span.shape)

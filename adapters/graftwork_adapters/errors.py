@@ -19,7 +19,8 @@ WireError                      client/graftwork/status.py
     ├── WrongBase              FAILED_PRECONDITION  made for another base
     │   └── UnverifiedBase     FAILED_PRECONDITION  names no base, and the server requires one
     ├── CannotCompose          FAILED_PRECONDITION  its method does not add up with others
-    └── RankOverCap            FAILED_PRECONDITION  a rank above the server's largest
+    ├── RankOverCap            FAILED_PRECONDITION  a rank above the server's largest
+    └── DamagedVersion         DATA_LOSS            its files are not those that were registered
 """
 
 from collections.abc import Iterable
@@ -200,4 +201,16 @@ class RankOverCap(AdapterError):
         super().__init__(
             f"rank {rank} of {module} is over this server's cap of {cap}",
             metadata={"rank": str(rank), "cap": str(cap)},
+        )
+
+
+class DamagedVersion(AdapterError):
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "DAMAGED_VERSION"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"the files of version {digest} in the adapter store have changed since they were "
+            "registered: restore them from a backup, or register the adapter again",
+            metadata={"digest": digest},
         )

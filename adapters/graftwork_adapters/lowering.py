@@ -14,6 +14,7 @@ from graftwork_adapters.errors import (
     WrongBase,
     ZeroEffect,
 )
+from graftwork_adapters.finite import is_finite
 from graftwork_adapters.folder import PROMPT_ONLY, WEIGHTS_FILE
 from graftwork_adapters.methods import find_methods
 from graftwork_adapters.methods.base import LoweringInput
@@ -139,5 +140,5 @@ def _pair_has_effect(pair: LowRank) -> bool:
 
 def _check_finite(adapter: LoweredAdapter) -> None:
     """Finite files may still overflow where scales are folded."""
-    if not all(bool(tensor.isfinite().all()) for tensor in paced(adapter.tensors())):
+    if not all(is_finite(tensor) for tensor in paced(adapter.tensors())):
         raise InvalidArtifact("the adapter's scales overflow its weights")

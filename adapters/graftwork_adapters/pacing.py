@@ -1,13 +1,17 @@
 """How long work keeps its core while the engine needs it too."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 _PAUSE_S = 2e-4
 _ITEMS_BETWEEN_PAUSES = 8
 
 Item = TypeVar("Item")
+
+_is_core_needed: ContextVar[Callable[[], bool] | None] = ContextVar("is_core_needed", default=None)
 
 
 def yield_core() -> None:
@@ -17,7 +21,20 @@ def yield_core() -> None:
     preemption lets whoever took their core meanwhile keep it for whole time slices. While an
     adapter was registered, steps so lost their second core, and took twice as long.
     """
-    time.sleep(_PAUSE_S)
+    is_core_needed = _is_core_needed.get()
+    if is_core_needed is None or is_core_needed():
+        time.sleep(_PAUSE_S)
+
+
+@contextlib.contextmanager
+def yielding_while(is_core_needed: Callable[[], bool]) -> Iterator[None]:
+    """Inside, `yield_core` on this thread pauses only while `is_core_needed` says so: pauses take
+    as long as all else of an adapter's load."""
+    token = _is_core_needed.set(is_core_needed)
+    try:
+        yield
+    finally:
+        _is_core_needed.reset(token)
 
 
 def paced(items: Iterable[Item]) -> Iterator[Item]:

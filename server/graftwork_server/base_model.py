@@ -1,5 +1,6 @@
 """The one base model of a server: loaded once, quantized, and never changed afterwards."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import TypeGuard, cast
 
 import torch
+from graftwork_adapters.base_file.modules import by_module, fill
+from graftwork_adapters.base_file.reader import MappedBase
 from graftwork_adapters.canonical import LinearModule
 from graftwork_adapters.canonical_parts import DecoderLayer
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -22,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from graftwork_server.attention import PAGED_ATTENTION
 from graftwork_server.errors import StartupError
 from graftwork_server.fusion import fuse_modules
-from graftwork_server.quantization import quantize_linear
+from graftwork_server.quantization import quantize_linear, restore_linear
 from graftwork_server.quantization.linear import QuantizedLinear, weight_of
 
 logger = logging.getLogger(__name__)
@@ -207,20 +211,39 @@ def load_base_model(
 
     Raises ModelNotUsable where it is no decoder-only causal LM with dense attention.
     """
-    try:
-        config = AutoConfig.from_pretrained(source)
+    with _loading(source):
         model = AutoModelForCausalLM.from_pretrained(
             source,
-            config=config,
+            config=load_config(source),
             dtype=torch.float32 if device.type == "cpu" else "auto",
             attn_implementation=PAGED_ATTENTION,
         )
+    tokenizer = load_tokenizer(source)
+    return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
+
+
+def load_config(source: str | Path) -> PreTrainedConfig:
+    """Raises ModelNotUsable."""
+    with _loading(source):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
+    return config
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """Raises ModelNotUsable."""
+    with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelNotUsable(f"model: {str(source)!r} has no tokenizer.json, and needs one")
-    return prepare_base_model(model, tokenizer, name=name, quantization=quantization, device=device)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _loading(source: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ModelNotUsable(f"model: cannot load {str(source)!r}: {error}") from error
 
 
 def prepare_base_model(
@@ -230,15 +253,24 @@ def prepare_base_model(
     name: str,
     quantization: str,
     device: torch.device,
+    stored: MappedBase | None = None,
 ) -> BaseModel:
-    """Freezes, quantizes and moves a model that is already in memory."""
+    """Freezes, quantizes and moves a model that is already in memory.
+
+    stored: the same model as it was packed before, whose tensors are taken instead; the model's own
+        may be on the meta device
+
+    Raises InvalidBaseFile where `stored` lacks a tensor.
+    """
     if model.config.is_encoder_decoder:
         raise ModelNotUsable(f"model: {name!r} is an encoder-decoder; use a decoder-only one")
     model.set_attn_implementation(PAGED_ATTENTION)
     model.eval().requires_grad_(requires_grad=False)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     transposed = frozenset(n for n, module in model.named_modules() if isinstance(module, Conv1D))
-    if quantization != "none":
+    if stored is not None:
+        _take_stored(model, stored)
+    elif quantization != "none":
         quantize_modules(model, quantization, device)
     if device.type == "cpu":
         fuse_modules(model)
@@ -252,6 +284,20 @@ def prepare_base_model(
         num_parameters=num_parameters,
         transposed=transposed,
     )
+
+
+def _take_stored(model: PreTrainedModel, stored: MappedBase) -> None:
+    """Puts in place of the linear modules those that the file packs, and fills in all else."""
+    tensors = by_module(stored.tensors)
+    for name, module in list(model.named_modules()):
+        packed = stored.description.packed.get(name)
+        if packed is not None and is_linear(module):
+            own = describe_linear(module, is_transposed=False)
+            restored = restore_linear(
+                own.in_features, own.out_features, packed.packing, tensors.get(name, {})
+            )
+            model.set_submodule(name, restored)
+    fill(model, stored.tensors)
 
 
 @torch.no_grad()

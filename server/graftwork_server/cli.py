@@ -33,6 +33,9 @@ def serve(settings: Settings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # OpenMP's threads, which torch uses once a step, would wait for milliseconds in a busy loop on
+    # the core that the kernels' own thread needs. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What start-up makes stays: looking through it for garbage takes a good part of the imports'
     # time. The collector runs from when the server is up.
     gc.disable()

@@ -38,6 +38,8 @@ class Detokenizer:
         self._anchor_ids: list[int] = backend.encode("x", add_special_tokens=False).ids[-1:]
         self._anchor_text: str = self._decode(self._anchor_ids, skip_special_tokens=False)
         self._token_texts: dict[int, str] = {}
+        self._has_text: dict[int, bool] = {}
+        self._single_texts: dict[int, str] = {}
 
     def start(self) -> "TextStream":
         """The state of a new answer."""
@@ -54,14 +56,28 @@ class Detokenizer:
 
     def has_text(self, token_id: int) -> bool:
         """Whether the token shows in an answer: not a special one, nor an id without a token."""
-        return token_id not in self._special_ids and self._id_to_token(token_id) is not None
+        known = self._has_text.get(token_id)
+        if known is None:
+            known = token_id not in self._special_ids and self._id_to_token(token_id) is not None
+            self._has_text[token_id] = known
+        return known
 
     def is_byte(self, token_id: int) -> bool:
         return token_id in self._byte_ids
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of tokens that stand together, special tokens left out."""
+        if len(token_ids) == 1:
+            return self._decode_single(token_ids)
         text: str = self._decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def _decode_single(self, token_ids: list[int]) -> str:
+        text = self._single_texts.get(token_ids[0])
+        if text is None:
+            text = self._single_texts[token_ids[0]] = self._decode(
+                token_ids, skip_special_tokens=True
+            )
         return text
 
 

@@ -17,21 +17,29 @@ class EventStream:
     def __init__(self, dispatcher: "Dispatcher", sequence_ids: Iterable[int]) -> None:
         self._dispatcher = dispatcher
         self._open = set(sequence_ids)
-        self._batches: asyncio.Queue[list[Event]] = asyncio.Queue()
+        self._events: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None  # of the caller, while there are none
 
     @property
     def is_finished(self) -> bool:
         return not self._open
 
     async def next_batch(self) -> list[Event]:
-        """The events since the last call: of several steps where the caller was slow."""
-        events = list(await self._batches.get())
-        while not self._batches.empty():
-            events += self._batches.get_nowait()
+        """The events since the last call: of several steps where the caller was slow. One caller
+        waits at a time."""
+        while not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        events, self._events = self._events, []
         return events
 
-    def deliver(self, events: list[Event]) -> None:
-        self._batches.put_nowait(events)
+    def deliver(self, event: Event) -> None:
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def finish(self, sequence_id: int) -> None:
         """The caller has seen the final event of a sequence."""
@@ -116,15 +124,12 @@ class Dispatcher:
         return True
 
     def _deliver(self, events: list[Event]) -> None:
-        by_stream: dict[EventStream, list[Event]] = {}
         for event in events:
             stream = self._streams.get(event.sequence_id)
             if stream is not None:
-                by_stream.setdefault(stream, []).append(event)
+                stream.deliver(event)  # its caller runs once all of the step are delivered
                 if is_final(event):
                     self._forget(event.sequence_id)
-        for stream, batch in by_stream.items():
-            stream.deliver(batch)
 
     def _fail_all(self, error: WireError) -> None:
         self._draining = True

@@ -56,7 +56,14 @@ def build_engine(
     """`loading` runs the loads of adapters. Raises StartupError."""
     scheduler = Scheduler(scheduler_config(settings, base))
     compositions = Compositions()
-    loader = AdapterLoader(store, limits, base, compositions, factor_dtype_of(settings, base))
+    loader = AdapterLoader(
+        store,
+        limits,
+        base,
+        compositions,
+        factor_dtype_of(settings, base),
+        is_engine_busy=lambda: scheduler.num_running > 0,
+    )
     commands = CommandQueue()
     device_adapters = DeviceAdapters(base, max_slots=settings.adapters.device_slots)
     tiers = Tiers(

@@ -122,7 +122,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         async with self._running(request, context) as running:
             is_first = True
-            async for response in running.stream.responses():
+            while (response := await running.stream.next_response()) is not None:
                 if is_first:
                     response.MergeFrom(running.header)
                     is_first = False

@@ -1,6 +1,5 @@
 """Turns the events of one request into what is streamed: text, tokens, log-probabilities, usage."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from graftwork.v1 import generation_service_pb2 as pb
@@ -137,8 +136,8 @@ class GenerationStream:
     def is_finished(self) -> bool:
         return self.events.is_finished
 
-    async def responses(self) -> AsyncIterator[pb.StreamGenerateResponse]:
-        """Messages with what came since the one before, until all answers have ended.
+    async def next_response(self) -> pb.StreamGenerateResponse | None:
+        """A message with what came since the one before, None once all answers have ended.
 
         Raises what a FailedEvent carries, or DeadlineExceeded.
         """
@@ -146,26 +145,19 @@ class GenerationStream:
             self._take(await self.events.next_batch())
             deltas = [delta for c in self.choices.values() if (delta := c.take_delta())]
             if deltas:
-                response = pb.StreamGenerateResponse(deltas=deltas)
-                response.prompt_logprobs.extend(
-                    to_proto(logprob, self.detokenizer) for logprob in self.prompt_logprobs
-                )
+                prompt_logprobs = [to_proto(p, self.detokenizer) for p in self.prompt_logprobs]
                 self.prompt_logprobs.clear()
-                yield response
+                return pb.StreamGenerateResponse(deltas=deltas, prompt_logprobs=prompt_logprobs)
+        return None
 
     def _take(self, batch: list[Event]) -> None:
-        stop_tokens = {
-            event.sequence_id
-            for event in batch
-            if isinstance(event, FinishedEvent) and event.cause is FinishCause.STOP_TOKEN
-        }
-        last_token = {e.sequence_id: e for e in batch if isinstance(e, TokenEvent)}
+        stop_tokens = _stop_tokens(batch)
         for event in batch:
             choice = self.choices[event.sequence_id]
             match event:
                 case TokenEvent() if not choice.is_finished:
-                    is_last = last_token[event.sequence_id] is event
-                    choice.push(event, is_stop_token=is_last and event.sequence_id in stop_tokens)
+                    is_stop_token = stop_tokens.get(event.sequence_id) is event
+                    choice.push(event, is_stop_token=is_stop_token)
                     if choice.is_finished:
                         self.events.abort(event.sequence_id)
                 case FinishedEvent():
@@ -176,6 +168,18 @@ class GenerationStream:
                     self.prompt_logprobs += event.logprobs
                 case FailedEvent():
                     raise event.error
+
+
+def _stop_tokens(batch: list[Event]) -> dict[int, TokenEvent]:
+    """The last token of each sequence that a stop token ends in this batch."""
+    ended = {
+        event.sequence_id
+        for event in batch
+        if isinstance(event, FinishedEvent) and event.cause is FinishCause.STOP_TOKEN
+    }
+    if not ended:
+        return {}
+    return {e.sequence_id: e for e in batch if isinstance(e, TokenEvent) and e.sequence_id in ended}
 
 
 def raise_unless_complete(event: FinishedEvent) -> None:

@@ -25,7 +25,7 @@ from graftwork_trainer.wiring import DATASETS, Training, TrainingSettings
 from grpc_health.v1 import health_pb2
 
 from graftwork_server import attention
-from graftwork_server.base_model import BaseModel, load_base_model
+from graftwork_server.base_model import BaseModel
 from graftwork_server.core_services import (
     AdapterFiles,
     add_adapter_service,
@@ -42,7 +42,8 @@ from graftwork_server.kernels.build import load_kernels
 from graftwork_server.metrics import Metrics, MetricsServer
 from graftwork_server.scheduler import Scheduler
 from graftwork_server.settings import Settings
-from graftwork_server.shared_weights import remove_other_bases, share_weights
+from graftwork_server.shared_weights import remove_other_bases
+from graftwork_server.stored_base import load_shared_base
 from graftwork_server.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,13 @@ def load_base(settings: Settings) -> BaseModel:
     attention.register()
     quantization = settings.model.quantization
     path = settings.model.path
-    base = load_base_model(
+    return load_shared_base(
         path or ensure_default_model(),
+        settings.base_dir,
         name=path or DISPLAY_NAME,
         quantization="int8" if quantization == "auto" else quantization,
         device=torch.device(device),
     )
-    share_weights(base, settings.base_dir)
-    return base
 
 
 @contextlib.asynccontextmanager
@@ -205,9 +205,9 @@ def spare_long_collections() -> None:
     """Takes what start-up made out of the garbage collector's sight.
 
     Libraries leave about a million objects behind; a full collection over them stops every thread
-    for 300 ms. Call it once, when the server is up. It starts the collector where it was stopped.
+    for 300 ms, and would free a few megabytes. Call it once, when the server is up. It starts the
+    collector where it was stopped.
     """
-    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -13,7 +13,7 @@ from graftwork_adapters.base_file.description import (
 )
 from graftwork_adapters.base_file.reader import map_base
 from graftwork_adapters.base_file.writer import write_base
-from graftwork_adapters.durable import is_disk_full
+from graftwork_adapters.durable import is_disk_full, write_file
 
 from graftwork_server.base_model import BaseModel
 from graftwork_server.errors import StartupError
@@ -27,9 +27,13 @@ class BaseNotShareable(StartupError):
     """The base's file can neither be written nor read; the message says why."""
 
 
-def share_weights(base: BaseModel, root: Path) -> Path:
+# What a base's file was made of (stored_base.py), where that is known.
+ORIGIN_FILE = "origin"
+
+
+def share_weights(base: BaseModel, root: Path, origin: str | None = None) -> Path:
     """Writes the base to root/HEX unless it is there, and on the CPU computes with that file from
-    here on. Returns the folder.
+    here on. Returns the folder, which notes the origin.
 
     Call it before anything else holds the base's tensors. Raises BaseNotShareable.
     """
@@ -42,6 +46,8 @@ def share_weights(base: BaseModel, root: Path) -> Path:
             _write(base, folder)
         if base.device.type == "cpu":
             base.adopt(map_base(folder).tensors)
+        if origin is not None:
+            write_file(folder / ORIGIN_FILE, origin.encode())
     except OSError as error:
         if is_disk_full(error):
             raise BaseNotShareable(
@@ -70,11 +76,11 @@ def _is_whole(base: BaseModel, folder: Path) -> bool:
         mapped = map_base(folder)
     except InvalidBaseFile:
         return False
-    return mapped.description == _describe(base) and base.digest_of(mapped.tensors) == base.digest
+    return mapped.description == describe(base) and base.digest_of(mapped.tensors) == base.digest
 
 
 def _write(base: BaseModel, folder: Path) -> None:
-    description = _describe(base)
+    description = describe(base)
     stored = {k: t for k, t in base.tensors.items() if k not in description.aliases}
 
     def save_model_files(draft: Path) -> None:
@@ -84,7 +90,8 @@ def _write(base: BaseModel, folder: Path) -> None:
     write_base(folder, description, stored, save_model_files)
 
 
-def _describe(base: BaseModel) -> BaseFileDescription:
+def describe(base: BaseModel) -> BaseFileDescription:
+    """What base.json says of a base."""
     owners: dict[int, str] = {}
     aliases = {}
     for name, tensor in base.tensors.items():

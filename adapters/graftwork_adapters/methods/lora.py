@@ -111,8 +111,8 @@ def _fold(a: Tensor, b: Tensor, scaling: float) -> LowRank:
     if a.dtype == b.dtype:
         folded = b * scaling
         if b.dtype == torch.float32 or torch.equal(folded.float(), b.float() * scaling):
-            return LowRank(_owned(a), _owned(folded))
-    return LowRank(_owned(a.float()), _owned(b.float() * scaling))
+            return LowRank(_owned(a), folded.contiguous())
+    return LowRank(_owned(a.float()), (b.float() * scaling).contiguous())
 
 
 def _owned(tensor: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Linear modules whose weights are held quantized, drop-in for nn.Linear."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from graftwork_adapters.base_file.description import InvalidBaseFile, Packing
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from graftwork_server.quantization.int8 import Int8Linear
@@ -24,3 +27,23 @@ def quantize_linear(
 
         return (NF4Linear if device.type == "cpu" else CudaNF4Linear).from_linear(linear)
     raise ValueError(f"quantization must be int8 or nf4, is {quantization!r}")
+
+
+def restore_linear(
+    in_features: int, out_features: int, packing: Packing, tensors: Mapping[str, Tensor]
+) -> QuantizedLinear:
+    """A module on the CPU over what one of `quantize_linear` held: `codes`, `scales`, and `bias`
+    where it has one.
+
+    Raises InvalidBaseFile where one is missing, or where only CUDA computes with such.
+    """
+    if missing := {"codes", "scales"} - tensors.keys():
+        raise InvalidBaseFile(f"a quantized module has no {' and no '.join(sorted(missing))}")
+    weight, bias = (tensors["codes"], tensors["scales"]), tensors.get("bias")
+    if packing == "int8":
+        return Int8Linear(in_features, out_features, *weight, bias)
+    if packing == "nf4":
+        from graftwork_server.quantization.nf4 import NF4Linear  # noqa: PLC0415 - as above
+
+        return NF4Linear(in_features, out_features, *weight, bias)
+    raise InvalidBaseFile(f"weights packed as {packing} are not for the CPU")

@@ -1,7 +1,6 @@
 """A model to train on, built over a base's folder without a copy of its weights."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -9,8 +8,9 @@ from typing import cast
 import torch
 from accelerate import init_empty_weights
 from graftwork_adapters.base_file.description import BaseFileDescription
+from graftwork_adapters.base_file.modules import by_module, fill
 from graftwork_adapters.base_file.reader import map_base
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -55,9 +55,9 @@ def load_training_base(folder: Path, device: torch.device | None = None) -> Trai
             dtype=torch.float32,
             attn_implementation=PACKED_ATTENTION,
         )
-    workspace = Workspace()
+    workspace, tensors = Workspace(), by_module(base.tensors)
     for name, packed in base.description.packed.items():
-        own = _tensors_of(name, base.tensors)
+        own = tensors[name]
         if packed.packing == "nf4_blocks":
             module: nn.Module = build_linear4bit(packed, own, device)
         else:
@@ -69,32 +69,8 @@ def load_training_base(folder: Path, device: torch.device | None = None) -> Trai
                 workspace=workspace,
             )
         model.set_submodule(name, module)
-    _fill(model, base.tensors)
+    fill(model, base.tensors)
     model.requires_grad_(requires_grad=False)
     model.to(device)
     tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder))
     return TrainingBase(model.eval(), tokenizer, base.description)
-
-
-def _tensors_of(module: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{module}."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the file's tensors where the model has none yet; tied ones stay one parameter."""
-    parameters: dict[int, nn.Parameter] = {}
-    for module_name, module in model.named_modules():
-        prefix = f"{module_name}." if module_name else ""
-        for name, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            if not empty.is_meta:
-                continue
-            tensor = tensors[prefix + name]
-            module.register_parameter(
-                name,
-                parameters.setdefault(tensor.data_ptr(), nn.Parameter(tensor, requires_grad=False)),
-            )

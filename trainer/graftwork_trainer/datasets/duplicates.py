@@ -9,12 +9,13 @@ instruction, say nothing about similarity and are left out. Candidates come from
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
-
-from datasketch import MinHash, MinHashLSH
+from typing import TYPE_CHECKING, Any
 
 from graftwork_trainer.datasets.examples import Example
 from graftwork_trainer.datasets.prompts import Conversation, Prompt, Text
+
+if TYPE_CHECKING:
+    from datasketch import MinHash, MinHashLSH
 
 _SHINGLE = 5
 _PERMUTATIONS = 128
@@ -98,8 +99,7 @@ class _Index:
             half = len(self._shingles) / 2
             common = {shingle for shingle, count in counts.items() if count > half}
             self._shingles = {p: found - common for p, found in self._shingles.items()}
-        self._empty = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
-        self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(similarity))
+        self._empty, self._lsh = _empty_index(similarity)
 
     def near(self, prompt: Prompt) -> list[Prompt]:
         """Other prompts at least as similar as asked, in the order they were added."""
@@ -121,12 +121,21 @@ class _Index:
             self._added[name] = prompt
             self._known.add(prompt)
 
-    def _hash(self, prompt: Prompt) -> MinHash:
+    def _hash(self, prompt: Prompt) -> "MinHash":
         if prompt not in self._hashes:
             hashed = self._empty.copy()
             hashed.update_batch(sorted(self._shingles[prompt]))
             self._hashes[prompt] = hashed
         return self._hashes[prompt]
+
+
+def _empty_index(similarity: float) -> tuple["MinHash", "MinHashLSH"]:
+    """The hash of nothing, and an index that holds nothing."""
+    # It imports SciPy, and the server, which seldom comes here, need not wait for that to start.
+    from datasketch import MinHash, MinHashLSH  # noqa: PLC0415
+
+    empty = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
+    return empty, MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(similarity))
 
 
 def _shingles(text: str) -> frozenset[int]:
