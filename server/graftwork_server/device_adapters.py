@@ -16,7 +16,7 @@ from graftwork_server.base_model import BaseModel
 from graftwork_server.edited_module import EditedModule
 from graftwork_server.kernels.gated_prompts import GatedPromptTable
 from graftwork_server.kernels.input_transforms import InputTable, KernelInput, transform_inputs
-from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
+from graftwork_server.kernels.low_rank import LowRankTable
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.pair_rotation import (
     KernelPairRotation,
@@ -36,7 +36,7 @@ from graftwork_server.packed_transforms import (
     PackedScale,
     transform_rows,
 )
-from graftwork_server.side_by_side import Grafted
+from graftwork_server.side_by_side import Grafted, add_low_rank_side_by_side
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
@@ -108,15 +108,26 @@ class GraftedLinear(Grafted):
         """(..., in_features) to (..., out_features)."""
         if self._is_head:
             self._step.head_input = x
+        if self._segments.slots.isdisjoint(self._slots):
+            unchanged: Tensor = self.base(x)
+            return unchanged
         if not self.shares_input():
             x = self._transform(x)
-        return self.finish(x, self.base(x))
+        y: Tensor = self.base(x)
+        add_low_rank_side_by_side(x.reshape(-1, x.shape[-1]), [y.view(-1, y.shape[-1])], [self])
+        return self.finish(x, y)
 
     def shares_input(self) -> bool:
         segments = self._segments
         return segments.slots.isdisjoint(self._slots) or not (
             self._torch_inputs or self._inputs.concerns(segments)
         )
+
+    def low_rank(self) -> tuple[LowRankTable, Segments] | None:
+        segments = self._segments
+        if segments.slots.isdisjoint(self._low_rank_slots):
+            return None
+        return self._low_rank, segments
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
         segments = self._segments
@@ -125,8 +136,6 @@ class GraftedLinear(Grafted):
             return y
         rows = x.reshape(-1, x.shape[-1])
         out = y.view(-1, y.shape[-1])
-        if not slots.isdisjoint(self._low_rank_slots):
-            add_low_rank(out, rows, self._low_rank, segments)
         if self._terms.concerns(segments):
             add_terms(out, rows, self._terms, segments)
         if self._torch_terms:

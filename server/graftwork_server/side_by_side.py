@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from graftwork_server.kernels.int8_linear import int8_linears
+from graftwork_server.kernels.low_rank import LowRankTable, add_low_ranks
+from graftwork_server.kernels.segments import Segments
 from graftwork_server.quantization.int8 import Int8Linear
 
 
@@ -18,8 +20,14 @@ class Grafted(nn.Module):
         """Whether, in the step in progress, the base's module sees its input as it is."""
         raise NotImplementedError
 
+    def low_rank(self) -> tuple[LowRankTable, Segments] | None:
+        """The pairs and the rows that they are for, if the step in progress has any for this
+        module."""
+        raise NotImplementedError
+
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adds what the adapters do to the output y of the base's module; in place or not.
+        """Does what else the adapters do to the output y of the base's module, once low-rank terms
+        are added; in place or not.
 
         x: (..., in_features); y: (..., out_features)
         """
@@ -34,18 +42,38 @@ def multiply_side_by_side(x: Tensor, modules: Sequence[nn.Module]) -> list[Tenso
     linears = [linear for linear in map(_plain_linear, modules) if linear is not None]
     if len(linears) < len(modules) or torch.is_grad_enabled():
         return [module(x) for module in modules]
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
     ys = int8_linears(
-        x.reshape(-1, x.shape[-1]).contiguous(),
+        rows,
         [linear.codes for linear in linears],
         [linear.scales for linear in linears],
         [linear.bias for linear in linears],
         [linear.out_features for linear in linears],
     )
+    add_low_rank_side_by_side(rows, ys, modules)
     shaped = [y.view(*x.shape[:-1], y.shape[-1]) for y in ys]
     return [
         module.finish(x, y) if isinstance(module, Grafted) else y
         for module, y in zip(modules, shaped, strict=True)
     ]
+
+
+def add_low_rank_side_by_side(
+    x: Tensor, ys: Sequence[Tensor], modules: Sequence[nn.Module]
+) -> None:
+    """Adds the low-rank terms of the step in progress to the outputs of `modules`, in place.
+
+    x: (rows, in_features); ys: (rows, out_features) each
+    """
+    tables, outputs, segments = [], [], None
+    for y, module in zip(ys, modules, strict=True):
+        found = module.low_rank() if isinstance(module, Grafted) else None
+        if found is not None:
+            table, segments = found
+            tables.append(table)
+            outputs.append(y)
+    if segments is not None:
+        add_low_ranks(outputs, x, tables, segments)
 
 
 def _plain_linear(module: nn.Module) -> Int8Linear | None:

@@ -5,6 +5,7 @@ from graftwork_server.kernels.low_rank import (
     PackedLowRank,
     add_low_rank,
     add_low_rank_reference,
+    add_low_ranks,
 )
 from graftwork_server.kernels.segments import Segments
 from hypothesis import given, settings
@@ -59,6 +60,32 @@ def test_a_row_alone_has_the_bits_it_has_among_others(dtype):
         alone = torch.zeros(1, 77)
         add_low_rank(alone, x[row : row + 1], table, Segments.from_lengths([(slot, 1)]))
         assert torch.equal(alone[0], y[row])
+
+
+@settings(max_examples=30)
+@given(
+    widths=st.lists(st.sampled_from([1, 20, 64, 77]), min_size=1, max_size=3),
+    ranks=st.lists(st.sampled_from([0, 3, 16]), min_size=SLOTS, max_size=SLOTS),
+    lengths=st.lists(
+        st.tuples(st.integers(-1, SLOTS - 1), st.sampled_from([0, 1, 2, 9])), max_size=8
+    ),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_outputs_side_by_side_have_the_same_bits(widths, ranks, lengths, dtype):
+    torch.manual_seed(0)
+    tables = [
+        make_table(48, width, ranks[place:] + ranks[:place], dtype)
+        for place, width in enumerate(widths)
+    ]
+    segments = Segments.from_lengths(lengths)
+    x = torch.randn(segments.num_rows, 48)
+    ys = [torch.randn(segments.num_rows, width) for width in widths]
+    alone = [y.clone() for y in ys]
+    for y, table in zip(alone, tables, strict=True):
+        add_low_rank(y, x, table, segments)
+    add_low_ranks(ys, x, tables, segments)
+    for y, expected in zip(ys, alone, strict=True):
+        assert torch.equal(y, expected)
 
 
 def test_strided_rows():

@@ -24,17 +24,25 @@ struct LowRankSlot {
   int64_t bfloat16;  // 1: bfloat16 factors, 0: float32
 };
 
-struct RowTile {
-  LowRankSlot slot;
-  int64_t row;
-  int64_t rows;
-};
-
 struct LowRankShape {
   int64_t in_features;
   int64_t out_features;
   int64_t x_stride;  // floats between rows
   int64_t y_stride;
+};
+
+// What is added to one output.
+struct LowRankSum {
+  const LowRankSlot* slots;
+  LowRankShape shape;
+  float* y;
+};
+
+struct RowTile {
+  LowRankSlot slot;
+  int64_t row;
+  int64_t rows;
+  const LowRankSum* sum;
 };
 
 // Asks for the factors of a tile and then of the next in the order in which they are read, leaving
@@ -44,11 +52,10 @@ class FactorsAhead {
   static constexpr int64_t kLine = 64;
 
   // previous: null where a thread begins; any other tile has asked for the beginning of `tile`'s.
-  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next,
-               const LowRankShape& shape) {
+  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next) {
     const bool is_new = previous == nullptr || previous->slot.a != tile.slot.a;
-    if (is_new) add(tile, shape);
-    if (next.slot.a != tile.slot.a) add(next, shape);
+    if (is_new) add(tile);
+    if (next.slot.a != tile.slot.a) add(next);
     next_ = spans_[0].begin;
     if (previous == nullptr)
       ask(kLead);
@@ -73,7 +80,8 @@ class FactorsAhead {
     const char* end;
   };
 
-  void add(const RowTile& tile, const LowRankShape& shape) {
+  void add(const RowTile& tile) {
+    const LowRankShape& shape = tile.sum->shape;
     const int64_t bytes = tile.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float);
     const char* a = reinterpret_cast<const char*>(tile.slot.a);
     const char* b = reinterpret_cast<const char*>(tile.slot.b);
@@ -204,26 +212,28 @@ void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hi
 }
 
 template <class T>
-void add_tile(const RowTile& tile, const LowRankShape& shape, const float* x, FactorsAhead& ahead,
-              float* hidden, float* y) {
-  project_rows<T>(tile, shape, x, ahead, hidden);
-  expand_rows<T>(tile, shape, hidden, ahead, y);
+void add_tile(const RowTile& tile, const float* x, FactorsAhead& ahead, float* hidden) {
+  project_rows<T>(tile, tile.sum->shape, x, ahead, hidden);
+  expand_rows<T>(tile, tile.sum->shape, hidden, ahead, tile.sum->y);
 }
 
-inline std::vector<RowTile> row_tiles(const LowRankSlot* slots, const Run* runs, int64_t count) {
+inline std::vector<RowTile> row_tiles(const LowRankSum* sums, int64_t num_sums, const Run* runs,
+                                      int64_t num_runs) {
   std::vector<RowTile> tiles;
-  for (int64_t i = 0; i < count; ++i) {
-    const LowRankSlot& slot = slots[runs[i].slot];
-    if (slot.a == 0) continue;
-    for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
-      tiles.push_back({slot, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row)});
-  }
+  for (const LowRankSum* sum = sums; sum < sums + num_sums; ++sum)
+    for (int64_t i = 0; i < num_runs; ++i) {
+      const LowRankSlot& slot = sum->slots[runs[i].slot];
+      if (slot.a == 0) continue;
+      for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
+        tiles.push_back({slot, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row), sum});
+    }
   return tiles;
 }
 
-inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t num_runs,
-                         const LowRankShape& shape, const float* x, float* y) {
-  const std::vector<RowTile> tiles = row_tiles(slots, runs, num_runs);
+// One input, several outputs.
+inline void add_low_ranks(const LowRankSum* sums, int64_t num_sums, const Run* runs,
+                          int64_t num_runs, const float* x) {
+  const std::vector<RowTile> tiles = row_tiles(sums, num_sums, runs, num_runs);
   const int64_t count = tiles.size();
   if (count == 0) return;
   const int64_t chunk = divide_up(count, 4 * at::get_num_threads());
@@ -233,12 +243,12 @@ inline void add_low_rank(const LowRankSlot* slots, const Run* runs, int64_t num_
       const RowTile& tile = tiles[i];
       // With two threads the chunk after the next is the likely one.
       const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
-      FactorsAhead ahead(i > begin ? &tiles[i - 1] : nullptr, tile, next, shape);
+      FactorsAhead ahead(i > begin ? &tiles[i - 1] : nullptr, tile, next);
       hidden.resize(tile.rows * tile.slot.rank);
       if (tile.slot.bfloat16)
-        add_tile<BFloat16>(tile, shape, x, ahead, hidden.data(), y);
+        add_tile<BFloat16>(tile, x, ahead, hidden.data());
       else
-        add_tile<float>(tile, shape, x, ahead, hidden.data(), y);
+        add_tile<float>(tile, x, ahead, hidden.data());
     }
   });
 }

@@ -78,16 +78,17 @@ void add_bottleneck_tile(const BottleneckTile& tile, const LowRankShape& shape, 
 // y += f(y down^T + down_bias) up^T + up_bias, in place.
 inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_t count,
                             int64_t features, int64_t stride, float* y) {
+  const LowRankShape shape{features, features, stride, stride};
+  const LowRankSum sum{nullptr, shape, y};
   std::vector<BottleneckTile> tiles;
   for (int64_t i = 0; i < count; ++i) {
     const BottleneckSlot& slot = slots[runs[i].slot];
     if (slot.factors.a == 0) continue;
     for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
       tiles.push_back(
-          {&slot, {slot.factors, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row)}});
+          {&slot, {slot.factors, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row), &sum}});
   }
   if (tiles.empty()) return;
-  const LowRankShape shape{features, features, stride, stride};
   const int64_t num_tiles = tiles.size();
   const int64_t chunk = divide_up(num_tiles, 8 * at::get_num_threads());
   for_each_chunk(num_tiles, chunk, [&](int64_t begin, int64_t end) {
@@ -95,8 +96,7 @@ inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_
     for (int64_t i = begin; i < end; ++i) {
       const BottleneckTile& tile = tiles[i];
       const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
-      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows,
-                         shape);
+      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows);
       hidden.resize(tile.rows.rows * tile.slot->factors.rank);
       if (tile.slot->factors.bfloat16)
         add_bottleneck_tile<BFloat16>(tile, shape, ahead, hidden.data(), y);

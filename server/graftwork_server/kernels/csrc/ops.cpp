@@ -126,15 +126,33 @@ const Run* check_runs(const Tensor& runs, const Tensor& slots, int64_t rows) {
   return first;
 }
 
-void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
+LowRankSum check_low_rank(Tensor& y, const Tensor& x, const Tensor& slots) {
   check_rows(y, 2, "y");
   check_rows(x, 2, "x");
   check_contiguous(slots, at::kLong, 2, "slots");
   TORCH_CHECK(x.size(0) == y.size(0) && slots.size(1) == 4, "x and y must have the same rows");
+  return {reinterpret_cast<const LowRankSlot*>(slots.const_data_ptr<int64_t>()),
+          {x.size(1), y.size(1), x.stride(0), y.stride(0)},
+          y.mutable_data_ptr<float>()};
+}
+
+void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
+  const LowRankSum sum = check_low_rank(y, x, slots);
   const Run* first = check_runs(runs, slots, y.size(0));
-  const LowRankShape shape{x.size(1), y.size(1), x.stride(0), y.stride(0)};
-  add_low_rank(reinterpret_cast<const LowRankSlot*>(slots.const_data_ptr<int64_t>()), first,
-               runs.size(0), shape, x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
+  add_low_ranks(&sum, 1, first, runs.size(0), x.const_data_ptr<float>());
+}
+
+void add_low_ranks_op(at::TensorList ys, const Tensor& x, at::TensorList slots,
+                      const Tensor& runs) {
+  TORCH_CHECK(ys.size() == slots.size() && !ys.empty(), "there must be as many ys as slots");
+  std::vector<LowRankSum> sums;
+  const Run* first = nullptr;
+  for (size_t i = 0; i < ys.size(); ++i) {
+    Tensor y = ys[i];
+    sums.push_back(check_low_rank(y, x, slots[i]));
+    first = check_runs(runs, slots[i], y.size(0));
+  }
+  add_low_ranks(sums.data(), sums.size(), first, runs.size(0), x.const_data_ptr<float>());
 }
 
 void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
@@ -364,6 +382,7 @@ TORCH_LIBRARY(graftwork, m) {
   m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
+  m.def("add_low_ranks(Tensor(a!)[] ys, Tensor x, Tensor[] slots, Tensor runs) -> ()");
   m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
   m.def("add_terms(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("transform_inputs(Tensor x, Tensor slots, Tensor runs) -> Tensor");
@@ -390,6 +409,7 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("int8_linears", &int8_linears_op);
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
+  m.impl("add_low_ranks", &add_low_ranks_op);
   m.impl("apply_output_scale", &apply_output_scale_op);
   m.impl("add_terms", &add_terms_op);
   m.impl("transform_inputs", &transform_inputs_op);
