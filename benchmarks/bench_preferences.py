@@ -12,8 +12,8 @@ order. The last line is JSON by recipe: the largest difference of two steps' los
 first and last step, and seconds.
 
 With --all, ours alone trains on all pairs but every tenth, and the figures on those held out are
-told. Batches are padded to their longest row: steps of several small ones waste less. With --output, the figures, the loss of each step and a plot are written
-there.
+told. Batches are padded to their longest row: steps of several small ones waste less. With
+--output, the figures, the loss of each step and a plot are written there.
 """
 
 import argparse
