@@ -79,12 +79,11 @@ def main() -> None:
         base = training_base(folder)
         pairs = read_pairs(arguments.pairs, base.tokenizer, arguments.max_length)
         measure = learn if arguments.all else compare
-        results = {
-            recipe: measure(recipe, base, pairs, folder / recipe, arguments)
-            for recipe in arguments.recipes
-        }
-    if arguments.output is not None:
-        write_results(arguments, results)
+        results: dict[str, Measured] = {}
+        for recipe in arguments.recipes:
+            results[recipe] = measure(recipe, base, pairs, folder / recipe, arguments)
+            if arguments.output is not None:
+                write_results(arguments, results)  # what is done is kept, if the next takes long
     print(json.dumps({recipe: measured.figures for recipe, measured in results.items()}))
 
 
@@ -246,7 +245,7 @@ def write_results(arguments: argparse.Namespace, results: dict[str, Measured]) -
 
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    name = "-".join(["all-pairs", *results]) if arguments.all else "preferences"
+    name = "-".join(["all-pairs", *arguments.recipes]) if arguments.all else "preferences"
     document = {
         "machine": describe_machine(),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
