@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
 
@@ -115,6 +115,9 @@ demo: setup model ## Walk the whole loop on real data: fail, correct, train, gat
 bench-rollouts: setup model ## Measure rollouts by the server against transformers' generate
 	$(BIN)/python -m benchmarks.bench_rollouts $(ARGS)
 
+bench-preferences: setup model ## Measure DPO, KTO, ORPO and reward beside TRL (ARGS=PAIRS.jsonl.gz)
+	$(BIN)/python -m benchmarks.bench_preferences $(ARGS)
+
 bench-rlhf: setup model ## Raise a checkable reward by PPO, GRPO and RLOO, rollouts by the server
 	$(BIN)/python -m benchmarks.bench_rlhf $(ARGS)
 
@@ -146,5 +149,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)
 
 .PHONY: help setup serve test test-slow test-gpu check format lint lint-protos protos protos-fresh \
 	docs-methods peers bench-peers bench-mixed bench-methods bench-train bench-hot bench-journal \
-	bench-lookup bench-rlhf bench-rollouts bench-tiers bench-overhead bench-growth \
+	bench-lookup bench-preferences bench-rlhf bench-rollouts bench-tiers bench-overhead bench-growth \
 	demo soak model clean

@@ -1,15 +1,16 @@
 """PPO, GRPO and RLOO on the default model with a reward whose optimum is known: the share of
 continuations that contain a number.
 
-    python -m benchmarks.bench_rlhf [--algorithms ppo grpo rloo] [--seeds 0] [--output FOLDER]
+    python -m benchmarks.bench_rlhf [--algorithms ppo grpo rloo] [--seeds 0] [--iterations 25]
 
 A server answers in this process, and the trainer learns in one of its own over the same mapped
 weights, as in a job. `before` and `after` are mean rewards of 320 answers at temperature 1, `kl` is
 the mean divergence from the base over the last iterations, in nats for each answer, and
 `sampler_gap` the largest mean difference, per token, between the engine's log-probabilities and the
-trainer's. A training whose answers are all worth the same for five iterations is done. With
---output, plots of reward and divergence are written there. The last line is JSON by algorithm, or
-by algorithm and seed where there are several.
+trainer's. A training whose answers are all worth the same for five iterations is done. The figures
+of each iteration and a plot of reward and divergence are written to --output, by default
+benchmarks/results/, as rlhf-ALGORITHM-SEED. The last line is JSON by algorithm, or by algorithm and
+seed where there are several.
 
     python -m benchmarks.bench_rlhf --kill 3 [--iterations 25]
 
@@ -21,6 +22,7 @@ tokens of the streams without a job, beside the job left alone, and beside the k
 
 import argparse
 import asyncio
+import datetime
 import json
 import subprocess
 import sys
@@ -36,6 +38,9 @@ from graftwork_trainer.datasets.prompts import Text
 from graftwork_trainer.rewards.checks import RegexReward
 from graftwork_trainer.rollouts import RolloutSampler, RolloutSettings
 
+from benchmarks.machine import describe_machine
+
+OUTPUT = Path(__file__).parent / "results"
 ALGORITHMS = ("ppo", "grpo", "rloo")
 PATTERN = r"\d"
 MAX_REWARD = 1.0
@@ -75,9 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--output", type=Path, help="for plots and the figures of each iteration")
+    parser.add_argument("--iterations", type=int, default=_COMMON["iterations"])
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="for figures and plots")
     parser.add_argument("--kill", type=int, metavar="TIMES", help="kill a PPO job instead")
-    parser.add_argument("--iterations", type=int, default=25, help="of --kill")
     parser.add_argument("--train", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train is not None:
@@ -119,6 +124,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
                     job = {
                         "algorithm": algorithm, "seed": seed, "target": target,
                         "base": str(weights), "folder": str(folder / f"{algorithm}-{seed}"),
+                        "options": {**OPTIONS[algorithm], "iterations": arguments.iterations},
                     }  # fmt: skip
                     found = await one_run(client, job, before, arguments.output)
                     if len(arguments.seeds) > 1:
@@ -129,7 +135,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 
 async def one_run(
-    client: AsyncClient, job: dict[str, Any], before: float, output: Path | None
+    client: AsyncClient, job: dict[str, Any], before: float, output: Path
 ) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.bench_rlhf", "--train", json.dumps(job)]
     begun = time.monotonic()
@@ -151,8 +157,7 @@ async def one_run(
         "seconds": round(seconds),
     }
     print(f"{job['algorithm']} (seed {job['seed']}): {found}", flush=True)
-    if output is not None:
-        write_history(output, f"{job['algorithm']}-{job['seed']}", history)
+    write_results(output, job, found, history)
     return found
 
 
@@ -169,22 +174,36 @@ async def mean_reward(client: AsyncClient, adapter: Path | None) -> float:
     return sum(score for score in scores if isinstance(score, float)) / len(scores)
 
 
-def write_history(folder: Path, name: str, history: list[dict[str, float]]) -> None:
+def write_results(
+    folder: Path, job: dict[str, Any], found: dict[str, float], history: list[dict[str, float]]
+) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - a second, after --help
 
     mpl.use("agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(history, indent=1))
+    name = f"rlhf-{job['algorithm']}-{job['seed']}"
+    document = {
+        "machine": describe_machine(),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "options": job["options"],
+        "hyperparameters": {**HYPERPARAMETERS, "seed": job["seed"]},
+        "results": found,
+        "iterations": [
+            {key: round(value, 5) for key, value in metrics.items()} for metrics in history
+        ],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     rewards = [metrics["reward"] for metrics in history]
     divergences = [metrics["kl"] for metrics in history]
     figure, (over_time, against) = pyplot.subplots(1, 2, figsize=(9, 3.5))
     over_time.plot(rewards, label="reward")
     over_time.axhline(0.9 * MAX_REWARD, linestyle=":", color="gray")
-    over_time.set(xlabel="iteration", ylabel="mean reward", ylim=(0, 1.05), title=name)
+    over_time.set(xlabel="iteration", ylabel="mean reward", ylim=(0, 1.05))
     against.plot(divergences, rewards, marker=".")
     against.set(xlabel="KL from the base, nats for each answer", ylabel="mean reward")
+    figure.suptitle(f"{job['algorithm'].upper()}, seed {job['seed']}")
     figure.tight_layout()
     figure.savefig(folder / f"{name}.png", dpi=100)
     pyplot.close(figure)
@@ -222,7 +241,7 @@ def train(job: dict[str, Any]) -> None:
     )
     access = ServingAccess(job["target"], adapter="numbers", owner=folder.name, task="numbers")
     recipes = {"ppo": train_ppo, "grpo": train_grpo, "rloo": train_rloo}
-    recipes[job["algorithm"]](run, access, OPTIONS[job["algorithm"]])
+    recipes[job["algorithm"]](run, access, job["options"])
 
 
 if __name__ == "__main__":

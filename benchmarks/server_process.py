@@ -43,7 +43,11 @@ def running_process(data: Path, *options: str) -> Iterator[ServerProcess]:
         yield ServerProcess(port, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=60)
+        try:
+            code = process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
     if code:
         raise RuntimeError(f"the server ended with status {code}:\n{log.read_text()[-4000:]}")
 

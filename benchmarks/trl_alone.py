@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     set_seed,
 )
@@ -39,6 +40,7 @@ def losses_of_trl(
 ) -> list[float]:
     """The loss of each step of TRL's trainer for "dpo", "kto", "orpo" or "reward"."""
     trainer = _TRAINERS[recipe](base, pairs, LoraConfig(**lora), arguments, max_length)
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -47,6 +49,8 @@ def dequantized_model(base: TrainingBase) -> PreTrainedModel:
     """The base's weights as plain float32 parameters."""
     config = copy.deepcopy(base.model.config)
     config._attn_implementation = "sdpa"  # noqa: SLF001 - how transformers is told
+    # The server quantizes the output head and not the embeddings that it is tied to.
+    config.tie_word_embeddings = False
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     ours = dict(base.model.named_modules())
     with torch.no_grad():

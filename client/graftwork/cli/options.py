@@ -35,7 +35,7 @@ class Setting:
 SETTINGS = (
     Setting("max_tokens", click.INT, "Most tokens to generate."),
     Setting("min_tokens", click.INT, "Fewest tokens before a stop token may end the answer."),
-    Setting("temperature", click.FLOAT, "0 is greedy, the default."),
+    Setting("temperature", click.FLOAT, "0 is greedy, the default; that of compare is 1."),
     Setting("top_p", click.FLOAT, "Smallest set of tokens whose probability reaches this."),
     Setting("top_k", click.INT, "Only this many likeliest tokens; 0 is all."),
     Setting("min_p", click.FLOAT, "Only tokens at least this times as likely as the likeliest."),

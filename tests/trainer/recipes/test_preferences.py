@@ -121,6 +121,16 @@ def test_what_is_learned_holds_and_is_served(written_base, tmp_path, recipe):
         assert torch.equal(tensor, before[key])
 
 
+def test_a_reward_models_accuracy_is_the_share_of_pairs_won(written_base, tmp_path):
+    """Also where the last batch is smaller than the others."""
+    held_out, seed = make_pairs(7), {"max_steps": 1, "seed": 2}
+    run = make_run(written_base().load(), tmp_path, "reward", None, held_out, hyperparameters=seed)
+    RECIPES["reward"](run)
+    won = read_summary(run.folder).metrics["accuracy"] * len(held_out)
+    assert 0 < round(won) < len(held_out)
+    assert won == pytest.approx(round(won), abs=1e-4)
+
+
 @pytest.mark.parametrize("recipe", ["dpo", "reward"])
 def test_a_stopped_run_goes_on_to_the_same_result(written_base, tmp_path, recipe):
     base, train = written_base().load(), RECIPES[recipe]

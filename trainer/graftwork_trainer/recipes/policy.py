@@ -134,7 +134,8 @@ def _read_off(model: PreTrainedModel, hidden: Tensor, targets: Tensor) -> tuple[
     found = []
     for start in range(0, len(targets), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        if torch.is_grad_enabled():  # the logits are computed again rather than kept
+        # Logits are computed again rather than kept, but for the last, where going back begins.
+        if torch.is_grad_enabled() and rows.stop < len(targets):
             found.append(checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False))
         else:
             found.append(chunk(hidden[rows], targets[rows]))

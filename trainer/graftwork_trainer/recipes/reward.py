@@ -81,7 +81,7 @@ def train_reward(run: TrainingRun, options: Mapping[str, Any] | None = None) -> 
             processing_class=own_tokenizer(run),
         )
 
-    return train_by_trl(run, _read, make_trainer, make_model=_attached, after=_calibration)
+    return train_by_trl(run, _read, make_trainer, make_model=_attached, after=_held_out_figures)
 
 
 def reward_model(base: TrainingBase) -> PreTrainedModel:
@@ -176,8 +176,9 @@ def _add(run: TrainingRun, found: Rows, pair: Sequence[tuple[int, ...]], margin:
 
 
 @torch.no_grad()
-def _calibration(adapter: AttachedAdapter, rows: list[Row]) -> Mapping[str, float]:
-    """Expected calibration error of sigmoid(chosen - rejected), over bins of the confidence.
+def _held_out_figures(adapter: AttachedAdapter, rows: list[Row]) -> Mapping[str, float]:
+    """The share of pairs won, where TRL's is a mean over batches of any size, and the expected
+    calibration error of sigmoid(chosen - rejected), over bins of the confidence.
 
     Seen from the side that the model prefers: its confidence is at least one half, and a pair is
     won where that side is the chosen one.
@@ -198,4 +199,4 @@ def _calibration(adapter: AttachedAdapter, rows: list[Row]) -> Mapping[str, floa
         of_bin = bins == number
         gap = (confidence[of_bin].mean() - is_won[of_bin].mean()).abs()
         error += float(gap * of_bin.float().mean())
-    return {"calibration_error": error}
+    return {"accuracy": float(is_won.mean()), "calibration_error": error}
