@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # A draining server still says that it drains, and what it is.
 _ANSWERED_WHILE_DRAINING = ("/grpc.health.", "/grpc.reflection.")
+# A call that is cancelled so shortly before its deadline was cancelled by it: gRPC rounds a timeout
+# up when it sends it, so that the caller's own clock is the first to give up.
+_DEADLINE_SLACK_S = 0.1
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Handler = Any  # grpc.RpcMethodHandler: behaviours and codecs as attributes, untyped by gRPC
@@ -115,7 +118,7 @@ def _code_set(context: Context) -> grpc.StatusCode:
 
 def _code_of_cancellation(context: Context) -> grpc.StatusCode:
     remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
+    if remaining is not None and remaining <= _DEADLINE_SLACK_S:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED
 

@@ -164,7 +164,7 @@ async def test_the_parts_of_a_stream_make_up_the_answer(running: ServerUnderTest
         stub = GenerationServiceStub(channel)
         whole = await stub.Generate(request)
         parts = [part async for part in stub.StreamGenerate(request)]
-    assert len(parts) > 20
+    assert len(parts) > 2  # as many as the network has room for: tokens that wait go together
     assert len({part.group_id for part in parts}) == 1
     assert all(part.served_by == whole.served_by for part in parts)
     assert list(parts[0].prompt_logprobs) == list(whole.prompt_logprobs)

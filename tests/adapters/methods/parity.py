@@ -3,10 +3,8 @@
 import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 from graftwork_adapters.canonical import LoweredAdapter
-from graftwork_adapters.errors import InvalidArtifact
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from peft import PeftConfig
@@ -51,8 +49,11 @@ def target_fields(draw: st.DrawFn, base_name: str) -> dict[str, object]:
 
 
 def patterns(base_name: str, values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, int]]:
+    """Sorted, as PEFT sorts a config's patterns when it saves them: in another order another one
+    may match first, and then PEFT cannot load what it has saved."""
     keys = [*targets(base_name), r"layers\.1\..*", r"(h|layers)\.0\.[a-z_]+\.c_attn", "0.*proj"]
-    return st.dictionaries(st.sampled_from(keys), values, max_size=2)
+    chosen = st.dictionaries(st.sampled_from(keys), values, max_size=2)
+    return chosen.map(lambda found: dict(sorted(found.items())))
 
 
 def check_equals_peft(
@@ -61,25 +62,14 @@ def check_equals_peft(
     *,
     dtype: torch.dtype = torch.float32,
     needs_linears: bool = False,
-) -> LoweredAdapter | None:
+) -> LoweredAdapter:
     """Lowers a random adapter of the config, and compares each module with PEFT's, as it computes
-    and as it merges.
-
-    None where PEFT cannot load what it has saved: it sorts a config's patterns when it saves them,
-    after which another one may match first. Lowering then refuses the file.
-    """
+    and as it merges."""
     peft_base = with_linears(base) if needs_linears else base
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         make_peft(peft_base, config, path, dtype=dtype)
-        try:
-            model = load_peft(peft_base, path)
-        except RuntimeError as error:
-            if "size mismatch" not in str(error):
-                raise
-            with pytest.raises(InvalidArtifact, match="rank"):
-                lowered_from(path, base)
-            return None
+        model = load_peft(peft_base, path)
         adapter = lowered_from(path, base)
         check_parity(model, base, adapter)
         check_merged(model, base, adapter)
