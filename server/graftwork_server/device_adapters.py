@@ -16,7 +16,7 @@ from graftwork_server.base_model import BaseModel
 from graftwork_server.edited_module import EditedModule
 from graftwork_server.kernels.gated_prompts import GatedPromptTable
 from graftwork_server.kernels.input_transforms import InputTable, KernelInput, transform_inputs
-from graftwork_server.kernels.low_rank import LowRankTable
+from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.pair_rotation import (
     KernelPairRotation,
@@ -36,7 +36,7 @@ from graftwork_server.packed_transforms import (
     PackedScale,
     transform_rows,
 )
-from graftwork_server.side_by_side import Grafted, add_low_rank_side_by_side
+from graftwork_server.side_by_side import Grafted
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
@@ -114,7 +114,8 @@ class GraftedLinear(Grafted):
         if not self.shares_input():
             x = self._transform(x)
         y: Tensor = self.base(x)
-        add_low_rank_side_by_side(x.reshape(-1, x.shape[-1]), [y.view(-1, y.shape[-1])], [self])
+        if (found := self.low_rank()) is not None:
+            add_low_rank(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), *found)
         return self.finish(x, y)
 
     def shares_input(self) -> bool:

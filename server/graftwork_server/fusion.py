@@ -80,7 +80,7 @@ class FusedGatedMlp(nn.Module):
         """(1, tokens, hidden_size) to the same."""
         gate, up = multiply_side_by_side(x, (self.gate_proj, self.up_proj))
         silu_multiply(gate.flatten(0, -2), up.flatten(0, -2))
-        y: Tensor = self.down_proj(gate)
+        [y] = multiply_side_by_side(gate, (self.down_proj,))
         return y
 
 
@@ -120,7 +120,8 @@ class FusedAttention(nn.Module):
             scale=self.scaling,
             sliding_window=self.sliding_window,
         )
-        return self.o_proj(output.view(1, tokens, -1)), None
+        [y] = multiply_side_by_side(output.view(1, tokens, -1), (self.o_proj,))
+        return y, None
 
 
 def _sliding_window(attention: nn.Module) -> int | None:

@@ -1,4 +1,5 @@
-"""Linear modules with the same input, such as the projections of an attention, in one call."""
+"""Linear modules with the same input, such as the projections of an attention, and the low-rank
+terms of their adapters, in one call."""
 
 from collections.abc import Sequence
 
@@ -6,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from graftwork_server.kernels.int8_linear import int8_linears
-from graftwork_server.kernels.low_rank import LowRankTable, add_low_ranks
+from graftwork_server.kernels.low_rank import LowRankTable
 from graftwork_server.kernels.segments import Segments
 from graftwork_server.quantization.int8 import Int8Linear
+from graftwork_server.step_segments import NO_SEGMENTS
 
 
 class Grafted(nn.Module):
@@ -42,15 +44,16 @@ def multiply_side_by_side(x: Tensor, modules: Sequence[nn.Module]) -> list[Tenso
     linears = [linear for linear in map(_plain_linear, modules) if linear is not None]
     if len(linears) < len(modules) or torch.is_grad_enabled():
         return [module(x) for module in modules]
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    low_ranks, segments = _low_ranks(modules)
     ys = int8_linears(
-        rows,
+        x.reshape(-1, x.shape[-1]).contiguous(),
         [linear.codes for linear in linears],
         [linear.scales for linear in linears],
         [linear.bias for linear in linears],
         [linear.out_features for linear in linears],
+        low_ranks=low_ranks,
+        segments=segments,
     )
-    add_low_rank_side_by_side(rows, ys, modules)
     shaped = [y.view(*x.shape[:-1], y.shape[-1]) for y in ys]
     return [
         module.finish(x, y) if isinstance(module, Grafted) else y
@@ -58,22 +61,17 @@ def multiply_side_by_side(x: Tensor, modules: Sequence[nn.Module]) -> list[Tenso
     ]
 
 
-def add_low_rank_side_by_side(
-    x: Tensor, ys: Sequence[Tensor], modules: Sequence[nn.Module]
-) -> None:
-    """Adds the low-rank terms of the step in progress to the outputs of `modules`, in place.
-
-    x: (rows, in_features); ys: (rows, out_features) each
-    """
-    tables, outputs, segments = [], [], None
-    for y, module in zip(ys, modules, strict=True):
+def _low_ranks(
+    modules: Sequence[nn.Module],
+) -> tuple[list[tuple[int, LowRankTable]], Segments]:
+    """The low-rank pairs of the step in progress, with the places of their modules."""
+    tables, segments = [], NO_SEGMENTS
+    for place, module in enumerate(modules):
         found = module.low_rank() if isinstance(module, Grafted) else None
         if found is not None:
             table, segments = found
-            tables.append(table)
-            outputs.append(y)
-    if segments is not None:
-        add_low_ranks(outputs, x, tables, segments)
+            tables.append((place, table))
+    return tables, segments
 
 
 def _plain_linear(module: nn.Module) -> Int8Linear | None:

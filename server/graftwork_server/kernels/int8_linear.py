@@ -5,12 +5,16 @@ that the products within a group are exact sums of integers, at twice the rate o
 an odd or great length stay float32. Either way a row's bits do not depend on the rows beside it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from graftwork_adapters.base_file.panels import dequantize_int8
 from torch import Tensor
 from torch.nn import functional
 
 from graftwork_server.kernels.build import kernels_loaded
+from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
+from graftwork_server.kernels.segments import Segments
 
 
 def int8_linear(
@@ -33,19 +37,37 @@ def int8_linear(
 
 def int8_linears(
     x: Tensor,
-    codes: list[Tensor],
-    scales: list[Tensor],
-    biases: list[Tensor | None],
-    out_features: list[int],
+    codes: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    out_features: Sequence[int],
+    *,
+    low_ranks: Sequence[tuple[int, LowRankTable]] = (),
+    segments: Segments,
 ) -> list[Tensor]:
-    """`int8_linear` of several weights with the same input, bit for bit, in one go."""
+    """`int8_linear` of several weights with the same input, and `add_low_rank` to some of their
+    outputs, bit for bit, in one go.
+
+    low_ranks: the place of a weight, and its pairs
+    segments: the rows of x
+    """
     if x.device.type == "cpu" and kernels_loaded():
         ys: list[Tensor] = torch.ops.graftwork.int8_linears.default(
-            x, codes, scales, biases, out_features
+            x,
+            codes,
+            scales,
+            biases,
+            out_features,
+            [table.addresses for _, table in low_ranks],
+            [place for place, _ in low_ranks],
+            segments.run_table,
         )
         return ys
     weights = zip(codes, scales, biases, out_features, strict=True)
-    return [int8_linear_reference(x, *weight) for weight in weights]
+    ys = [int8_linear_reference(x, *weight) for weight in weights]
+    for place, table in low_ranks:
+        add_low_rank(ys[place], x, table, segments)
+    return ys
 
 
 def int8_linear_reference(

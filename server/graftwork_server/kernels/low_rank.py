@@ -5,7 +5,7 @@ table of addresses. On the CPU a row's bits depend on its input and its factors 
 neighbours or on how many rows share its slot.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -127,18 +127,6 @@ def add_low_rank(y: Tensor, x: Tensor, table: LowRankTable, segments: Segments) 
         add_low_rank_triton(y, x, table, segments)
     else:
         add_low_rank_reference(y, x, table, segments)
-
-
-def add_low_ranks(
-    ys: list[Tensor], x: Tensor, tables: Sequence[LowRankTable], segments: Segments
-) -> None:
-    """`add_low_rank` to several outputs of the same input, bit for bit, in one go."""
-    if x.device.type == "cpu" and kernels_loaded():
-        addresses = [table.addresses for table in tables]
-        torch.ops.graftwork.add_low_ranks.default(ys, x, addresses, segments.run_table)
-        return
-    for y, table in zip(ys, tables, strict=True):
-        add_low_rank(y, x, table, segments)
 
 
 def add_low_rank_reference(y: Tensor, x: Tensor, table: LowRankTable, segments: Segments) -> None:

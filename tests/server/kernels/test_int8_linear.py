@@ -7,6 +7,7 @@ from graftwork_server.kernels.int8_linear import (
     int8_linears,
 )
 from graftwork_server.quantization.int8 import quantize_int8
+from graftwork_server.step_segments import NO_SEGMENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +89,7 @@ def test_weights_side_by_side_give_the_same_bits(rows, in_features):
     packed = [quantize_int8(torch.randn(n, in_features)) for n in out_features]
     codes, scales = (list(tensors) for tensors in zip(*packed, strict=True))
     biases = [None, torch.randn(31), None]
-    found = int8_linears(x, codes, scales, biases, out_features)
+    found = int8_linears(x, codes, scales, biases, out_features, segments=NO_SEGMENTS)
     for y, *weight in zip(found, codes, scales, biases, out_features, strict=True):
         assert torch.equal(y, int8_linear(x, *weight))
 
@@ -102,9 +103,10 @@ def test_weights_side_by_side_have_the_same_groups():
             [scales, scales.repeat(1, 2, 1)],
             [None] * 2,
             [40] * 2,
+            segments=NO_SEGMENTS,
         )
     with pytest.raises(RuntimeError, match="as many codes"):
-        int8_linears(torch.randn(1, 64), [codes], [], [None], [40])
+        int8_linears(torch.randn(1, 64), [codes], [], [None], [40], segments=NO_SEGMENTS)
 
 
 def test_shapes_that_do_not_fit_are_errors():

@@ -1,13 +1,14 @@
 import pytest
 import torch
+from graftwork_server.kernels.int8_linear import int8_linear, int8_linears
 from graftwork_server.kernels.low_rank import (
     LowRankTable,
     PackedLowRank,
     add_low_rank,
     add_low_rank_reference,
-    add_low_ranks,
 )
 from graftwork_server.kernels.segments import Segments
+from graftwork_server.quantization.int8 import quantize_int8
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,12 +80,24 @@ def test_outputs_side_by_side_have_the_same_bits(widths, ranks, lengths, dtype):
     ]
     segments = Segments.from_lengths(lengths)
     x = torch.randn(segments.num_rows, 48)
-    ys = [torch.randn(segments.num_rows, width) for width in widths]
-    alone = [y.clone() for y in ys]
-    for y, table in zip(alone, tables, strict=True):
-        add_low_rank(y, x, table, segments)
-    add_low_ranks(ys, x, tables, segments)
-    for y, expected in zip(ys, alone, strict=True):
+    packed = [quantize_int8(torch.randn(width, 48)) for width in widths]
+    alone = [
+        int8_linear(x, codes, scales, None, width)
+        for (codes, scales), width in zip(packed, widths, strict=True)
+    ]
+    with_terms = list(enumerate(tables))[:2]
+    for place, table in with_terms:
+        add_low_rank(alone[place], x, table, segments)
+    found = int8_linears(
+        x,
+        [codes for codes, _ in packed],
+        [scales for _, scales in packed],
+        [None] * len(widths),
+        widths,
+        low_ranks=with_terms,
+        segments=segments,
+    )
+    for y, expected in zip(found, alone, strict=True):
         assert torch.equal(y, expected)
 
 

@@ -64,34 +64,6 @@ PanelWeights check_weights(const Tensor& x, const Tensor& codes, at::ScalarType 
   return w;
 }
 
-std::vector<Tensor> int8_linears_op(const Tensor& x, at::TensorList codes, at::TensorList scales,
-                                    const c10::List<std::optional<Tensor>>& biases,
-                                    at::IntArrayRef out_features) {
-  const size_t count = codes.size();
-  TORCH_CHECK(count > 0 && scales.size() == count && biases.size() == count &&
-                  out_features.size() == count,
-              "there must be as many codes, scales, biases and out_features, and at least one");
-  std::vector<Tensor> y;
-  std::vector<RoundedProduct> products;
-  const int64_t rows = x.size(0);
-  for (size_t i = 0; i < count; ++i) {
-    const std::optional<Tensor> bias = biases.get(i);
-    const PanelWeights w =
-        check_weights<Int8Codes>(x, codes[i], at::kChar, scales[i], bias, out_features[i]);
-    TORCH_CHECK(i == 0 || w.group == products[0].w.group, "all weights must have as many groups");
-    y.push_back(at::empty({rows, w.out_features}, x.options()));
-    products.push_back({w, y.back().mutable_data_ptr<float>()});
-  }
-  if (rows == 0) return y;
-  if (can_round(products[0].w.group))
-    rounded_linears({products.data(), static_cast<int64_t>(count)}, rows,
-                    x.const_data_ptr<float>());
-  else
-    for (const RoundedProduct& p : products)
-      panel_linear<Int8Codes>(p.w, rows, x.const_data_ptr<float>(), p.y);
-  return y;
-}
-
 Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                       const std::optional<Tensor>& bias, int64_t out_features) {
   const PanelWeights w = check_weights<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
@@ -142,17 +114,44 @@ void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tens
   add_low_ranks(&sum, 1, first, runs.size(0), x.const_data_ptr<float>());
 }
 
-void add_low_ranks_op(at::TensorList ys, const Tensor& x, at::TensorList slots,
-                      const Tensor& runs) {
-  TORCH_CHECK(ys.size() == slots.size() && !ys.empty(), "there must be as many ys as slots");
-  std::vector<LowRankSum> sums;
-  const Run* first = nullptr;
-  for (size_t i = 0; i < ys.size(); ++i) {
-    Tensor y = ys[i];
-    sums.push_back(check_low_rank(y, x, slots[i]));
-    first = check_runs(runs, slots[i], y.size(0));
+std::vector<Tensor> int8_linears_op(const Tensor& x, at::TensorList codes, at::TensorList scales,
+                                    const c10::List<std::optional<Tensor>>& biases,
+                                    at::IntArrayRef out_features, at::TensorList low_ranks,
+                                    at::IntArrayRef low_rank_places, const Tensor& runs) {
+  const size_t count = codes.size();
+  TORCH_CHECK(count > 0 && scales.size() == count && biases.size() == count &&
+                  out_features.size() == count,
+              "there must be as many codes, scales, biases and out_features, and at least one");
+  std::vector<Tensor> y;
+  std::vector<RoundedProduct> products;
+  const int64_t rows = x.size(0);
+  for (size_t i = 0; i < count; ++i) {
+    const std::optional<Tensor> bias = biases.get(i);
+    const PanelWeights w =
+        check_weights<Int8Codes>(x, codes[i], at::kChar, scales[i], bias, out_features[i]);
+    TORCH_CHECK(i == 0 || w.group == products[0].w.group, "all weights must have as many groups");
+    y.push_back(at::empty({rows, w.out_features}, x.options()));
+    products.push_back({w, y.back().mutable_data_ptr<float>()});
   }
-  add_low_ranks(sums.data(), sums.size(), first, runs.size(0), x.const_data_ptr<float>());
+  std::vector<LowRankSum> sums;
+  const Run* first_run = nullptr;
+  TORCH_CHECK(low_ranks.size() == low_rank_places.size(), "each low_rank needs a place");
+  for (size_t i = 0; i < low_ranks.size(); ++i) {
+    const int64_t place = low_rank_places[i];
+    TORCH_CHECK(place >= 0 && place < static_cast<int64_t>(count), "there is no weight ", place);
+    sums.push_back(check_low_rank(y[place], x, low_ranks[i]));
+    first_run = check_runs(runs, low_ranks[i], rows);
+  }
+  if (rows == 0) return y;
+  if (can_round(products[0].w.group))
+    rounded_linears({products.data(), static_cast<int64_t>(count)}, rows,
+                    x.const_data_ptr<float>());
+  else
+    for (const RoundedProduct& p : products)
+      panel_linear<Int8Codes>(p.w, rows, x.const_data_ptr<float>(), p.y);
+  if (!sums.empty())
+    add_low_ranks(sums.data(), sums.size(), first_run, runs.size(0), x.const_data_ptr<float>());
+  return y;
 }
 
 void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
@@ -378,11 +377,10 @@ TORCH_LIBRARY(graftwork, m) {
   m.def("int8_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
   m.def("int8_linears(Tensor x, Tensor[] codes, Tensor[] scales, Tensor?[] biases,"
-        " int[] out_features) -> Tensor[]");
+        " int[] out_features, Tensor[] low_ranks, int[] low_rank_places, Tensor runs) -> Tensor[]");
   m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
-  m.def("add_low_ranks(Tensor(a!)[] ys, Tensor x, Tensor[] slots, Tensor runs) -> ()");
   m.def("apply_output_scale(Tensor(a!) y, Tensor slots, Tensor runs) -> ()");
   m.def("add_terms(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
   m.def("transform_inputs(Tensor x, Tensor slots, Tensor runs) -> Tensor");
@@ -409,7 +407,6 @@ TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
   m.impl("int8_linears", &int8_linears_op);
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
-  m.impl("add_low_ranks", &add_low_ranks_op);
   m.impl("apply_output_scale", &apply_output_scale_op);
   m.impl("add_terms", &add_terms_op);
   m.impl("transform_inputs", &transform_inputs_op);
