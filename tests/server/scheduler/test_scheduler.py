@@ -24,6 +24,14 @@ def step_until_preempted(engine):
     pytest.fail("nothing was preempted")
 
 
+@pytest.mark.parametrize(
+    "name", ["num_blocks", "max_prefill_tokens_while_decoding", "max_background_tokens"]
+)
+def test_nothing_may_be_held_back_for_ever(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        make_config(**{name: 0})
+
+
 class TestBatching:
     def test_decodes_first_then_begun_prompts_then_admissions(self):
         engine = Harness(make_config(max_tokens_per_step=8))
