@@ -45,14 +45,13 @@ class SchedulerConfig:
             "max_context",
             "max_queued",
             "max_slots",
+            "max_prefill_tokens_while_decoding",
+            "max_background_tokens",
         ):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.max_tokens_per_step < self.max_num_sequences:
             raise ValueError("max_tokens_per_step must be at least max_num_sequences")
-        if (self.max_prefill_tokens_while_decoding or 1) < 1:
-            raise ValueError("max_prefill_tokens_while_decoding must be at least 1")
-        if (self.max_background_tokens or 1) < 1:
-            raise ValueError("max_background_tokens must be at least 1")
         if self.slot_patience_s < 0:
             raise ValueError("slot_patience_s must not be negative")

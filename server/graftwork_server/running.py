@@ -73,6 +73,11 @@ class RunningSet:
         return bool(self._members) and not self._members[0].is_background
 
     @property
+    def has_background(self) -> bool:
+        """Whether any has a priority below 0."""
+        return bool(self._members) and self._members[-1].is_background
+
+    @property
     def most_junior(self) -> Tracked:
         return self._members[-1]
 

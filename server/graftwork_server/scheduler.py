@@ -139,7 +139,8 @@ class Scheduler:
         budget."""
         self._demand.refresh(now)
         num_preemptions = self.num_preemptions
-        budget = StepBudget(self.config, beside_others=self._running.has_foreground)
+        beside_others = self._running.has_foreground or self._waits_in_front
+        budget = StepBudget(self.config, beside_others=beside_others)
         chunks: list[tuple[Tracked, int]] = []
         for tracked in tuple(self._running):
             # A senior decode may have preempted this one a moment ago.
@@ -155,7 +156,7 @@ class Scheduler:
             if tracked.num_uncomputed > 1 and budget.left_for(tracked)
         )
         if self.num_preemptions == num_preemptions:
-            while budget.left and (admitted := self._admit(budget)) is not None:
+            while budget.left and (admitted := self._admit(budget, chunks)) is not None:
                 chunks.append((admitted, budget.take(admitted)))
         if not chunks:
             return None
@@ -251,11 +252,17 @@ class Scheduler:
         if sequence.deadline is not None:
             heapq.heappush(self._deadlines, (sequence.deadline, sequence.sequence_id))
 
-    def _admit(self, budget: StepBudget) -> Tracked | None:
+    @property
+    def _waits_in_front(self) -> bool:
+        """Whether a sequence that is not of the background could run, but for room."""
+        sequence = self._waiting.peek(self._demand.is_admissible)
+        return sequence is not None and not self._tracked[sequence.sequence_id].is_background
+
+    def _admit(self, budget: StepBudget, chunks: list[tuple[Tracked, int]]) -> Tracked | None:
         """Starts the sequence whose turn it is; None if there is none, or no room for it: others
-        must not overtake one that waits for blocks, or a long one would wait for ever."""
-        if len(self._running) >= self.config.max_num_sequences:
-            return None
+        must not overtake one that waits for blocks, or a long one would wait for ever. The
+        background makes room, and loses its `chunks`: it gets on so slowly beside others that they
+        would wait long for its end."""
         sequence = self._waiting.peek(self._demand.is_admissible)
         if sequence is None:
             return None
@@ -263,14 +270,23 @@ class Scheduler:
         if not budget.left_for(tracked):
             return None
         is_new = tracked.admission is None
-        if not self._running.start(tracked):
-            return None
+        while not self._start(tracked):
+            if tracked.is_background or not self._running.has_background:
+                return None
+            victim = self._running.most_junior
+            self._preempt(victim)
+            chunks[:] = [chunk for chunk in chunks if chunk[0] is not victim]
         self._waiting.pop(sequence, tracked.lane)
         if is_new:
             # Recomputing after a preemption is no service to the client.
             num_computed = sequence.num_tokens - sequence.num_computed_tokens
             tracked.lane.charge(PREFILL_WEIGHT * num_computed)
         return tracked
+
+    def _start(self, tracked: Tracked) -> bool:
+        """False, with nothing changed, if there is no seat or too few blocks."""
+        is_full = len(self._running) >= self.config.max_num_sequences
+        return not is_full and self._running.start(tracked)
 
     def _grow(self, tracked: Tracked) -> bool:
         """Makes room for the sequence's next token, at the cost of its juniors; False if it was

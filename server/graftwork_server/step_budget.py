@@ -9,11 +9,10 @@ class StepBudget:
     few tokens together, so that they go on without slowing what users wait for."""
 
     def __init__(self, config: SchedulerConfig, *, beside_others: bool) -> None:
-        """`beside_others`: whether sequences run that are not the background."""
+        """`beside_others`: whether sequences run, or could, that are not the background."""
         self._tokens = config.max_tokens_per_step
         self._prompt_tokens = config.max_prefill_tokens_while_decoding
-        self._limit = config.max_background_tokens
-        self._background = self._limit if beside_others else None
+        self._background = config.max_background_tokens if beside_others else None
 
     @property
     def left(self) -> int:
@@ -35,10 +34,7 @@ class StepBudget:
     def spend(self, tracked: Tracked, number: int) -> None:
         """Counts tokens that a sequence got: no more than left_for it."""
         self._tokens -= number
-        if not tracked.is_background:
-            if self._background is None:  # a user's request is admitted in this step
-                self._background = self._limit
-        elif self._background is not None:
+        if tracked.is_background and self._background is not None:
             self._background -= number
 
     def cut_prompts(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -155,6 +156,35 @@ async def test_a_judge_that_cannot_say(compare: Run, running: ServerUnderTest) -
     assert await given(running) == []
 
 
+async def test_a_judge_whose_scores_lie_further_apart_than_a_float_can_say(
+    compare: Run, running: ServerUnderTest
+) -> None:
+    scores = iter((3e38, -3e38))
+    async with judging(Judge(lambda _: next(scores))) as target:
+        result = await compare("hello", "--judge", target)
+    assert result.stdout.endswith("  1 (base) > 2 (base)\n1 compared\n")
+    assert (await given(running))[0].value.margin == pytest.approx(3.4e38)
+
+
+async def test_prompts_after_a_byte_order_mark(
+    compare: Run, running: ServerUnderTest, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfhello\n")
+    await compare("--prompts", str(path), lines="1\n")
+    assert {g.input async for g in running.client.feedback.generations()} == {"hello"}
+
+
+async def test_a_closed_stdin_is_an_error_of_usage(running: ServerUnderTest) -> None:
+    command = [sys.executable, "-c", "from graftwork.cli import main; main()"]
+    command += ["--target", running.target, "feedback", "compare", "hello"]
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", 'exec "$@" <&-', "sh", *command, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert (process.returncode, b"stdin is closed" in said) == (2, True), said
+
+
 async def test_errors_are_one_line(
     compare: Run, running: ServerUnderTest, tiny_base: TinyBase, tmp_path: Path
 ) -> None:
@@ -164,6 +194,8 @@ async def test_errors_are_one_line(
     await running.client.adapters.create("poet", tiny_base.adapter(1))
     result = await compare("hello", "--judge", "adapter:poet", code=1)
     assert 'adapter "poet" gives no reward' in result.stderr
+    result = await compare("hello", "--judge", running.target, code=1)
+    assert f"error: the judge {running.target}: Method not found" in result.stderr
     result = await compare("hello", "--judge", "http://there", code=1)
     assert "--judge: 'http://there' is no judge" in result.stderr
     result = await compare("hello", "-a", "nobody", code=1)
@@ -172,6 +204,9 @@ async def test_errors_are_one_line(
     bad.write_text('{"prompt": "a"}\n{"text": "b"}\n')
     result = await compare("--prompts", str(bad), lines="s\n", code=1)
     assert f"{bad}, line 2: prompt: a text or a list of messages" in result.stderr
+    bad.with_suffix(".txt").write_bytes(b"a\n\xff\n")
+    result = await compare("--prompts", str(bad.with_suffix(".txt")), lines="s\n", code=1)
+    assert "bad.txt, line 2: 'utf-8' codec" in result.stderr
     command = ["--target", gone, "feedback", "compare", "hello"]
     result = await asyncio.to_thread(CliRunner().invoke, main, command)
     assert (result.exit_code, f"cannot reach {gone}" in result.stderr) == (1, True)
@@ -183,6 +218,8 @@ async def test_errors_are_one_line(
         ((), "a PROMPT, or --prompts, or --live"),
         (("hello", "--live", "poet"), "a PROMPT, or --prompts, or --live"),
         (("hello", "--every", "5"), "--every goes with --live"),
+        (("--live", "poet", "--every", "nan"), "--every is not a number"),
+        (("--live", "poet", "--every", "inf"), "not in the range"),
         (("--live", "poet", "-a", "poet"), "--live names the adapter"),
         (("hello", "--against", "poet", "-n", "3"), "--against compares one answer of each"),
         (("hello", "-n", "1"), "not in the range"),

@@ -1,5 +1,6 @@
 """`graftwork feedback compare`: which answer is better, asked of a person or a judge."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ from graftwork.feedback_types import (
 from graftwork.types import Prompt
 
 _MOST_ANSWERS = 9  # a key for each
+_LONGEST_INTERVAL_S = 86400.0
 
 
 @click.command(cls=Command)
@@ -57,7 +59,7 @@ _MOST_ANSWERS = 9  # a key for each
 @click.option(
     "--every",
     "interval_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=_LONGEST_INTERVAL_S),
     metavar="SECONDS",
     help="With --live: look again after so long, until it is stopped.",
 )
@@ -171,6 +173,8 @@ def _check_options(
         raise click.UsageError("a PROMPT, or --prompts, or --live")
     if live is None and interval_s is not None:
         raise click.UsageError("--every goes with --live")
+    if interval_s is not None and math.isnan(interval_s):  # which every range lets pass
+        raise click.UsageError("--every is not a number")
     if live is not None and adapter is not None:
         raise click.UsageError("--live names the adapter: leave --adapter out")
     if against is not None and number is not None:

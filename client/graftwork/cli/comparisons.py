@@ -10,6 +10,8 @@ from graftwork.client import Client
 from graftwork.feedback_types import Answer, FeedbackOptions, Preference, Ranking
 from graftwork.types import FinishReason, Generation, Prompt
 
+_MOST_MARGIN = 3.4e38  # within a float32, which a margin is on the wire
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -57,7 +59,7 @@ class Comparison:
         if len(ranked) == 2:
             (high, chosen), (low, rejected) = ranked
             tie = high == low
-            margin = None if tie else high - low
+            margin = None if tie else min(high - low, _MOST_MARGIN)
             return [
                 {
                     **self.target,

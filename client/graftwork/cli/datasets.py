@@ -58,10 +58,14 @@ def read_prompts(path: Path, *, chat: bool) -> Iterator[str | list[Message]]:
             if not line.strip():
                 continue
             try:
-                value = _object(line).get("prompt") if is_json else line.decode().rstrip("\r\n")
+                value = _object(line).get("prompt") if is_json else _plain(line)
                 yield _prompt(value, "prompt", chat=chat)
-            except LineError as error:
+            except (LineError, UnicodeDecodeError) as error:
                 raise Failure(f"{path}, line {number}: {error}") from error
+
+
+def _plain(line: bytes) -> str:
+    return line.decode("utf-8-sig").rstrip("\r\n")  # editors put a byte order mark before the first
 
 
 def parse_line(line: bytes, *, chat: bool) -> FeedbackOptions:

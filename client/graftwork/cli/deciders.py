@@ -92,7 +92,7 @@ class Judged(Decider):
             raise Failure(f"the judge {self._uri} cannot be reached: {error.message}") from error
         except GraftworkError as error:
             if error.code not in _OF_THESE_ANSWERS:
-                raise
+                raise Failure(f"the judge {self._uri}: {error.message}") from error
             console.note(f"the judge {self._uri} gave no reward: {error.message}")
             return Verdict([], "not judged")
         silent = {place for place, score in enumerate(scores) if score is None}
@@ -110,6 +110,8 @@ def open_decider(uri: str | None, client: Client, *, is_stdin_taken: bool) -> De
     if uri is not None:
         return Judged(open_judge(uri, client), uri)
     if not is_stdin_taken:
+        if sys.stdin is None:  # as Python finds it where the shell has closed it
+            raise click.UsageError("stdin is closed: open it to answer on, or name a --judge")
         return Person(sys.stdin)
     try:
         return Person(Path("/dev/tty").open())  # until the command ends

@@ -24,6 +24,14 @@ def step_until_preempted(engine):
     pytest.fail("nothing was preempted")
 
 
+@pytest.mark.parametrize(
+    "name", ["num_blocks", "max_prefill_tokens_while_decoding", "max_background_tokens"]
+)
+def test_nothing_may_be_held_back_for_ever(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        make_config(**{name: 0})
+
+
 class TestBatching:
     def test_decodes_first_then_begun_prompts_then_admissions(self):
         engine = Harness(make_config(max_tokens_per_step=8))
@@ -50,15 +58,40 @@ class TestBatching:
         for _ in range(4):
             engine.add((1, 2, 3), max_tokens=4, priority=-1)
         assert counts(engine.step()) == [(0, 3), (1, 3), (2, 3), (3, 3)]  # alone it gets all
-        engine.add((1, 2), max_tokens=6)
-        assert counts(engine.step()) == [(4, 2), (0, 1), (1, 1), (2, 1), (3, 1)]
+        engine.add((1, 2), max_tokens=7)
+        assert counts(engine.step()) == [(4, 2), (0, 1), (1, 1)]
         for _ in range(2):  # the most senior get on, and end
             assert counts(engine.step()) == [(4, 1), (0, 1), (1, 1)]
-        assert counts(engine.step()) == [(4, 1), (2, 1), (3, 1)]
+        for _ in range(2):
+            assert counts(engine.step()) == [(4, 1), (2, 1), (3, 1)]
         engine.add((7,) * 5, max_tokens=1, priority=-1)  # waits for its turn
         assert counts(engine.step()) == [(4, 1), (2, 1), (3, 1)]
         assert counts(engine.step()) == [(4, 1), (5, 2)]
         assert counts(engine.step()) == [(5, 3)]  # alone again
+        engine.drain()
+
+    @pytest.mark.parametrize("few", [{"max_num_sequences": 3}, {"num_blocks": 8}])
+    def test_users_do_not_wait_for_seats_or_blocks_of_the_background(self, few):
+        engine = Harness(make_config(max_background_tokens=1, **few))
+        background = [engine.add((n, n, 3), max_tokens=10, priority=-1) for n in (1, 2)]
+        engine.step()
+        user = engine.add((3, 3, 3, 3), max_tokens=10)
+        engine.step()
+        late = engine.add((4,) * 20, max_tokens=2)
+        plan = engine.step()
+        assert (late.sequence_id, 20) in counts(plan)
+        assert background[1].state is SequenceState.WAITING
+        assert background[1].sequence_id not in dict(counts(plan))
+        engine.drain()
+        for sequence in (*background, user, late):
+            engine.check(sequence)
+
+    def test_a_user_goes_before_prompts_of_the_background(self):
+        engine = Harness(make_config(max_tokens_per_step=10, max_background_tokens=2))
+        engine.add(range(40), max_tokens=2, priority=-1)
+        engine.step()
+        engine.add((1, 2, 3), max_tokens=2)
+        assert counts(engine.step()) == [(1, 3), (0, 2)]
         engine.drain()
 
     def test_base_rows_come_first_then_rows_by_slot(self):
