@@ -23,6 +23,9 @@ class Shifting(Grafted):
     def shares_input(self) -> bool:
         return not self._input_too
 
+    def low_rank(self) -> None:
+        return None
+
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
         return y.add_(2 * x.sum(-1, keepdim=True))
 
