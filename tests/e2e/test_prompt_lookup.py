@@ -162,7 +162,6 @@ async def test_a_stream_ends_like_the_answer(running: ServerUnderTest) -> None:
         sizes = [len(delta.token_ids) async for delta in stream]
         assert told(stream.result.choices[0]) == told(plain.choices[0])
     assert sum(sizes) == 40
-    assert max(sizes) > 1
 
 
 async def test_it_is_limited_and_can_be_switched_off(model: Path, tmp_path: Path) -> None:
