@@ -61,9 +61,10 @@ struct BottleneckTile {
 };
 
 template <class T>
-void add_bottleneck_tile(const BottleneckTile& tile, const LowRankShape& shape, FactorsAhead& ahead,
-                         float* hidden, float* y) {
+void add_bottleneck_tile(const BottleneckTile& tile, FactorsAhead& ahead, float* hidden) {
   const BottleneckSlot& slot = *tile.slot;
+  const LowRankShape& shape = tile.rows.sum->shape;
+  float* y = tile.rows.sum->y;
   const int64_t rank = slot.factors.rank;
   project_rows<T>(tile.rows, shape, y, ahead, hidden);
   for (int64_t row = 0; row < tile.rows.rows; ++row)
@@ -78,8 +79,7 @@ void add_bottleneck_tile(const BottleneckTile& tile, const LowRankShape& shape, 
 // y += f(y down^T + down_bias) up^T + up_bias, in place.
 inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_t count,
                             int64_t features, int64_t stride, float* y) {
-  const LowRankShape shape{features, features, stride, stride};
-  const LowRankSum sum{nullptr, shape, y};
+  const LowRankSum sum{nullptr, {features, features, stride, stride}, y};
   std::vector<BottleneckTile> tiles;
   for (int64_t i = 0; i < count; ++i) {
     const BottleneckSlot& slot = slots[runs[i].slot];
@@ -99,9 +99,9 @@ inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_
       FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows);
       hidden.resize(tile.rows.rows * tile.slot->factors.rank);
       if (tile.slot->factors.bfloat16)
-        add_bottleneck_tile<BFloat16>(tile, shape, ahead, hidden.data(), y);
+        add_bottleneck_tile<BFloat16>(tile, ahead, hidden.data());
       else
-        add_bottleneck_tile<float>(tile, shape, ahead, hidden.data(), y);
+        add_bottleneck_tile<float>(tile, ahead, hidden.data());
     }
   });
 }

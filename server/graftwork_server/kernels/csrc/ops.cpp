@@ -64,16 +64,23 @@ PanelWeights check_weights(const Tensor& x, const Tensor& codes, at::ScalarType 
   return w;
 }
 
+void multiply_int8(const RoundedProducts& products, const Tensor& x) {
+  const int64_t rows = x.size(0);
+  if (rows == 0) return;
+  if (can_round(products.first->w.group)) {
+    rounded_linears(products, rows, x.const_data_ptr<float>());
+    return;
+  }
+  for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p)
+    panel_linear<Int8Codes>(p->w, rows, x.const_data_ptr<float>(), p->y);
+}
+
 Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                       const std::optional<Tensor>& bias, int64_t out_features) {
   const PanelWeights w = check_weights<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
   Tensor y = at::empty({x.size(0), out_features}, x.options());
-  if (x.size(0) == 0) return y;
   const RoundedProduct product{w, y.mutable_data_ptr<float>()};
-  if (can_round(w.group))
-    rounded_linears({&product, 1}, x.size(0), x.const_data_ptr<float>());
-  else
-    panel_linear<Int8Codes>(w, x.size(0), x.const_data_ptr<float>(), product.y);
+  multiply_int8({&product, 1}, x);
   return y;
 }
 
@@ -142,13 +149,7 @@ std::vector<Tensor> int8_linears_op(const Tensor& x, at::TensorList codes, at::T
     sums.push_back(check_low_rank(y[place], x, low_ranks[i]));
     first_run = check_runs(runs, low_ranks[i], rows);
   }
-  if (rows == 0) return y;
-  if (can_round(products[0].w.group))
-    rounded_linears({products.data(), static_cast<int64_t>(count)}, rows,
-                    x.const_data_ptr<float>());
-  else
-    for (const RoundedProduct& p : products)
-      panel_linear<Int8Codes>(p.w, rows, x.const_data_ptr<float>(), p.y);
+  multiply_int8({products.data(), static_cast<int64_t>(count)}, x);
   if (!sums.empty())
     add_low_ranks(sums.data(), sums.size(), first_run, runs.size(0), x.const_data_ptr<float>());
   return y;
