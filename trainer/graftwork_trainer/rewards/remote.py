@@ -6,13 +6,13 @@ from itertools import groupby
 
 import grpc
 from graftwork import AsyncClient, GraftworkError, InvalidArgument
+from graftwork.requests import judge_request
 from graftwork.types import CompletionScore
-from graftwork.v1 import generation_service_pb2 as generation_pb
 from graftwork.v1 import judge_service_pb2 as judge_pb
 from graftwork.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 from graftwork_trainer.client_prompts import client_prompt
-from graftwork_trainer.datasets.prompts import Conversation, Prompt, Text
+from graftwork_trainer.datasets.prompts import Prompt
 from graftwork_trainer.rewards.errors import InvalidJudgement, NotARewardModel, RewardUnavailable
 from graftwork_trainer.rewards.reward import Answer, Reward, Score, Unscored, finite
 
@@ -81,8 +81,7 @@ class JudgeReward(Reward):
         await self._channel.close(None)
 
     async def _score(self, prompt: Prompt, texts: Sequence[str]) -> list[Score]:
-        request = judge_pb.JudgeRequest(completions=texts)
-        _set_prompt(request, prompt)
+        request = judge_request(client_prompt(prompt), texts)
         async with self._calls:
             try:
                 response: judge_pb.JudgeResponse = await self._stub.Score(
@@ -124,23 +123,3 @@ def _by_prompt(
         size = most or len(texts)
         for start in range(0, len(texts), size):
             yield prompt, texts[start : start + size]
-
-
-def _set_prompt(request: judge_pb.JudgeRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, Text):
-        request.text = prompt.text
-    elif isinstance(prompt, Conversation):
-        request.conversation.CopyFrom(
-            generation_pb.Conversation(
-                messages=[
-                    generation_pb.Message(role=turn.role, content=turn.content)
-                    for turn in prompt.messages
-                ],
-                documents=[
-                    generation_pb.Document(title=passage.title, text=passage.text)
-                    for passage in prompt.documents
-                ],
-            )
-        )
-    else:
-        request.token_ids.ids.extend(prompt.ids)
