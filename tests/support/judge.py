@@ -1,11 +1,12 @@
 """A judge behind a real gRPC server."""
 
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
-import grpc
 from graftwork.v1 import judge_service_pb2 as pb
 from graftwork.v1 import judge_service_pb2_grpc
+
+from tests.support.grpc_server import serving_alone
 
 
 class Judge(judge_service_pb2_grpc.JudgeServiceServicer):
@@ -26,14 +27,6 @@ class Judge(judge_service_pb2_grpc.JudgeServiceServicer):
         return response
 
 
-@contextlib.asynccontextmanager
-async def judging(judge: Judge) -> AsyncIterator[str]:
+def judging(judge: Judge) -> AbstractAsyncContextManager[str]:
     """Its address."""
-    server = grpc.aio.server()
-    judge_service_pb2_grpc.add_JudgeServiceServicer_to_server(judge, server)
-    port = server.add_insecure_port("localhost:0")
-    await server.start()
-    try:
-        yield f"localhost:{port}"
-    finally:
-        await server.stop(None)
+    return serving_alone(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, judge)

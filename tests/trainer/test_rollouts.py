@@ -16,6 +16,7 @@ from graftwork_trainer.datasets.prompts import Conversation, Message, Text, Toke
 from graftwork_trainer.rl.losses import token_logprobs
 from graftwork_trainer.rollouts import NoRollouts, RolloutSampler, RolloutSettings
 
+from tests.support.grpc_server import serving_alone
 from tests.support.peft_adapters import reference_logits
 from tests.support.server import serving, tiny_settings
 from tests.support.tiny_serving import tiny_base  # noqa: F401 - a fixture
@@ -103,15 +104,10 @@ def choice(text="fine", logprobs=(-1.0,), num_tokens=None) -> pb.Choice:
 
 @contextlib.asynccontextmanager
 async def careless(*choices, **options):
-    servicer, server = Careless(*choices, **options), grpc.aio.server()
-    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("localhost:0")
-    await server.start()
-    try:
-        async with AsyncClient(f"localhost:{port}") as client:
-            yield servicer, client
-    finally:
-        await server.stop(None)
+    servicer = Careless(*choices, **options)
+    add = generation_service_pb2_grpc.add_GenerationServiceServicer_to_server
+    async with serving_alone(add, servicer) as target, AsyncClient(target) as client:
+        yield servicer, client
 
 
 async def test_what_cannot_be_trained_on_is_skipped_and_counted():

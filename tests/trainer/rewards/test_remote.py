@@ -15,6 +15,7 @@ from graftwork_trainer.rewards.remote import AdapterReward, JudgeReward
 from graftwork_trainer.rewards.reward import Unscored
 from graftwork_trainer.rewards.settings import build_reward, parse_rewards
 
+from tests.support.grpc_server import serving_alone
 from tests.trainer.rewards.answers import TEXT_PROMPT, answer
 
 
@@ -65,21 +66,11 @@ class Scorer(generation_service_pb2_grpc.GenerationServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(add, servicer):
-    server = grpc.aio.server()
-    add(servicer, server)
-    port = server.add_insecure_port("localhost:0")
-    await server.start()
-    try:
-        yield f"localhost:{port}"
-    finally:
-        await server.stop(None)
-
-
-@contextlib.asynccontextmanager
 async def judging(timeout_s=20.0):
     judge = Judge()
-    async with serving(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, judge) as target:
+    async with serving_alone(
+        judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, judge
+    ) as target:
         reward = JudgeReward(target, tls=False, timeout_s=timeout_s)
         try:
             yield judge, reward
@@ -91,7 +82,7 @@ async def judging(timeout_s=20.0):
 async def scoring():
     scorer = Scorer()
     async with (
-        serving(
+        serving_alone(
             generation_service_pb2_grpc.add_GenerationServiceServicer_to_server, scorer
         ) as target,
         AsyncClient(target) as client,
