@@ -4,8 +4,9 @@ The base's linear modules are wrapped in `GraftedLinear`s, which call the base's
 the rows' adapters do. The base's tensors are never written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from graftwork_adapters.canonical import LinearModule
@@ -13,10 +14,18 @@ from torch import Tensor, nn
 
 from graftwork_server.attention import GatedRun, GatedTokens, PrefixWrite
 from graftwork_server.base_model import BaseModel
+from graftwork_server.decoder_stack import (
+    DecoderStack,
+    LinearTables,
+    StackedLayer,
+    stacked_layers,
+)
 from graftwork_server.edited_module import EditedModule
+from graftwork_server.fusion import WholeList
 from graftwork_server.kernels.gated_prompts import GatedPromptTable
 from graftwork_server.kernels.input_transforms import InputTable, KernelInput, transform_inputs
 from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
+from graftwork_server.kernels.module_edits import KernelBottleneck, KernelNorm
 from graftwork_server.kernels.output_scale import OutputScaleTable, apply_output_scale
 from graftwork_server.kernels.pair_rotation import (
     KernelPairRotation,
@@ -36,11 +45,10 @@ from graftwork_server.packed_transforms import (
     PackedScale,
     transform_rows,
 )
-from graftwork_server.side_by_side import Grafted
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
 
 
-class GraftedLinear(Grafted):
+class GraftedLinear(nn.Module):
     """A linear module of the base, with what the resident adapters do to its input and output."""
 
     def __init__(
@@ -111,37 +119,18 @@ class GraftedLinear(Grafted):
         if self._segments.slots.isdisjoint(self._slots):
             unchanged: Tensor = self.base(x)
             return unchanged
-        if not self.shares_input():
-            x = self._transform(x)
+        segments = self._segments
+        x = self._transform(x, segments)
         y: Tensor = self.base(x)
-        if (found := self.low_rank()) is not None:
-            add_low_rank(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), *found)
-        return self.finish(x, y)
-
-    def shares_input(self) -> bool:
-        segments = self._segments
-        return segments.slots.isdisjoint(self._slots) or not (
-            self._torch_inputs or self._inputs.concerns(segments)
-        )
-
-    def low_rank(self) -> tuple[LowRankTable, Segments] | None:
-        segments = self._segments
-        if segments.slots.isdisjoint(self._low_rank_slots):
-            return None
-        return self._low_rank, segments
-
-    def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        segments = self._segments
-        slots = segments.slots
-        if slots.isdisjoint(self._slots):
-            return y
         rows = x.reshape(-1, x.shape[-1])
         out = y.view(-1, y.shape[-1])
+        if not segments.slots.isdisjoint(self._low_rank_slots):
+            add_low_rank(out, rows, self._low_rank, segments)
         if self._terms.concerns(segments):
             add_terms(out, rows, self._terms, segments)
         if self._torch_terms:
             add_torch_terms(out, rows, self._torch_terms, segments.runs)
-        if not slots.isdisjoint(self._output_scale_slots):
+        if not segments.slots.isdisjoint(self._output_scale_slots):
             apply_output_scale(out, self._output_scale, segments)
         if self._rotations.concerns(segments):
             rotate_pairs(out, self._rotations, segments)
@@ -150,11 +139,20 @@ class GraftedLinear(Grafted):
         return y
 
     @property
+    def tables(self) -> LinearTables:
+        return LinearTables(
+            self._inputs.addresses,
+            self._low_rank.addresses,
+            self._terms.addresses,
+            self._output_scale.addresses,
+            self._rotations.addresses,
+        )
+
+    @property
     def _segments(self) -> Segments:
         return self._step.logit_rows if self._is_head else self._step.tokens
 
-    def _transform(self, x: Tensor) -> Tensor:
-        segments = self._segments
+    def _transform(self, x: Tensor, segments: Segments) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if self._inputs.concerns(segments):
             rows = transform_inputs(rows, self._inputs, segments)
@@ -175,6 +173,7 @@ class DeviceAdapters:
         self._adapters: dict[int, PackedAdapter] = {}
         self._parts: dict[int, PackedParts] = {}
         self._base = base
+        stacks = stacked_layers(base.model)
         self._edited: dict[str, EditedModule] = {}
         self._embedding = base.model.get_input_embeddings()
         head = base.model.get_output_embeddings()
@@ -186,6 +185,29 @@ class DeviceAdapters:
             )
             base.model.set_submodule(name, graft)
             self._grafts[name] = graft
+        self._layer_names = {layer.name for layer in base.layers}
+        self._stacked_edits: dict[str, type] = {}  # what the stacks do themselves, by module
+        self._unstacked_slots: set[int] = set()  # of adapters that do anything else in a layer
+        self._stacks = [self._stack(name, layers) for name, layers in stacks.items()]
+
+    def _stack(self, list_name: str, layers: Sequence[StackedLayer]) -> DecoderStack:
+        modules = cast("WholeList", self._base.model.get_submodule(list_name))
+        stack = DecoderStack(modules, self._step)
+        indices = {layer.name: index for index, layer in enumerate(self._base.layers)}
+        for layer in layers:
+            index = indices[layer.name]
+            self._gated_tables[index] = GatedPromptTable(self._max_slots)
+            self._stacked_edits.update(dict.fromkeys(layer.norm_names, KernelNorm))
+            self._stacked_edits.update(dict.fromkeys(layer.block_names, KernelBottleneck))
+            stack.add(
+                layer,
+                {name: self._grafts[name].tables for name in layer.linears},
+                [self._edited_module(name).norms.addresses for name in layer.norm_names],
+                [self._edited_module(name).bottlenecks.addresses for name in layer.block_names],
+                self._gated_tables[index].addresses,
+            )
+        modules.stand_in = stack
+        return stack
 
     def place(self, slot: int, adapter: PackedAdapter) -> None:
         """Makes an empty slot hold an adapter, whose tensors it shares."""
@@ -202,6 +224,22 @@ class DeviceAdapters:
             self._gated_slots.add(slot)
         self._parts[slot] = adapter.parts
         self._adapters[slot] = adapter
+        if not self._is_stackable(adapter):
+            self._unstacked_slots.add(slot)
+
+    def _is_stackable(self, adapter: PackedAdapter) -> bool:
+        """Whether the stacks do all that the adapter does within decoder layers."""
+        return (
+            all(module.is_for_kernels for module in adapter.modules.values())
+            and all(
+                isinstance(edit, self._stacked_edits.get(name, ())) or not self._is_in_layer(name)
+                for name, edit in adapter.parts.edits.items()
+            )
+            and not adapter.parts.gated_prompts
+        )
+
+    def _is_in_layer(self, name: str) -> bool:
+        return any(name == layer or name.startswith(f"{layer}.") for layer in self._layer_names)
 
     def clear(self, slot: int) -> None:
         """Empties a slot."""
@@ -214,14 +252,20 @@ class DeviceAdapters:
             for table in self._gated_tables.values():
                 table.clear(slot)
         self._virtual_tokens.pop(slot, None)
+        self._unstacked_slots.discard(slot)
 
     @contextmanager
     def step(self, tokens: Segments, logit_rows: Segments) -> Iterator[None]:
         """While inside, the base's modules act with these segments' adapters."""
         self._step.tokens, self._step.logit_rows = tokens, logit_rows
+        is_usable = tokens.slots.isdisjoint(self._unstacked_slots)
+        for stack in self._stacks:
+            stack.is_usable = is_usable
         try:
             yield
         finally:
+            for stack in self._stacks:
+                stack.is_usable = False
             self._step.tokens = self._step.logit_rows = NO_SEGMENTS
             self._step.head_input = None
 

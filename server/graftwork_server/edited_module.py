@@ -33,8 +33,8 @@ class EditedModule:
         self._step = step
         self._is_head = is_head
         self._slots: set[int] = set()
-        self._norms = NormTable(max_slots)
-        self._bottlenecks = BottleneckTable(max_slots)
+        self.norms = NormTable(max_slots)
+        self.bottlenecks = BottleneckTable(max_slots)
         self._edits: dict[int, RowEdit] = {}
         self._handle: RemovableHandle | None = None
 
@@ -42,9 +42,9 @@ class EditedModule:
         self._slots.add(slot)
         match edit:
             case KernelNorm():
-                self._norms.place(slot, edit)
+                self.norms.place(slot, edit)
             case KernelBottleneck():
-                self._bottlenecks.place(slot, edit)
+                self.bottlenecks.place(slot, edit)
             case _:
                 self._edits[slot] = edit
         if self._handle is None:
@@ -52,8 +52,8 @@ class EditedModule:
 
     def clear(self, slot: int) -> None:
         self._slots.remove(slot)
-        self._norms.clear(slot)
-        self._bottlenecks.clear(slot)
+        self.norms.clear(slot)
+        self.bottlenecks.clear(slot)
         self._edits.pop(slot, None)
         if not self._slots and self._handle is not None:
             self._handle.remove()
@@ -68,10 +68,10 @@ class EditedModule:
             return output
         x: Tensor = args[0] if args else kwargs["hidden_states"]
         y: Tensor = output[0] if isinstance(output, tuple) else output
-        if self._norms.concerns(segments):
+        if self.norms.concerns(segments):
             self._replace_norms(x[0], y[0], segments)
-        if self._bottlenecks.concerns(segments):
-            add_bottlenecks(y[0], self._bottlenecks, segments)
+        if self.bottlenecks.concerns(segments):
+            add_bottlenecks(y[0], self.bottlenecks, segments)
         for slot, start, stop in segments.runs if self._edits else ():
             edit = self._edits.get(slot)
             if edit is not None:
@@ -81,12 +81,12 @@ class EditedModule:
     def _replace_norms(self, x: Tensor, y: Tensor, segments: Segments) -> None:
         """x, y: (num_rows, ..., features), with several rows of features for each token where the
         norm is of heads."""
-        norms = [self._norms.get(slot) for slot in segments.slots]
+        norms = [self.norms.get(slot) for slot in segments.slots]
         norm = next(norm for norm in norms if norm is not None)  # all have the base's constants
         per_token = y[0].numel() // y.shape[-1]
         if per_token != 1:
             segments = segments.scaled(per_token)
         rows = x.contiguous().view(-1, x.shape[-1])
         replace_rms_norm(
-            y.view(rows.shape), rows, self._norms, segments, offset=norm.offset, eps=norm.eps
+            y.view(rows.shape), rows, self.norms, segments, offset=norm.offset, eps=norm.eps
         )

@@ -5,6 +5,7 @@ float rounding; which classes of transformers have that arithmetic is listed her
 as they are.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from transformers import PreTrainedModel
 
 from graftwork_server.attention import AttentionStep, attend
 from graftwork_server.kernels.elementwise import rms_norm, rotate_heads, silu_multiply
-from graftwork_server.side_by_side import multiply_side_by_side
 
 # RMS norms, with what is added to the weight.
 _NORMS = {
@@ -49,9 +49,13 @@ class WholeList(nn.ModuleList):
     """A list of modules whose slice of all is itself: transformers' models take such a slice of
     their layers at each step, for which nn.ModuleList makes a new module of them all."""
 
+    def __init__(self, modules: nn.ModuleList) -> None:
+        super().__init__(modules)
+        self.stand_in: Callable[..., Tensor] | None = None  # called instead of one after the other
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
-            return self
+            return self if self.stand_in is None else (self.stand_in,)
         return super().__getitem__(index)
 
 
@@ -78,9 +82,9 @@ class FusedGatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, tokens, hidden_size) to the same."""
-        gate, up = multiply_side_by_side(x, (self.gate_proj, self.up_proj))
+        gate, up = self.gate_proj(x), self.up_proj(x)
         silu_multiply(gate.flatten(0, -2), up.flatten(0, -2))
-        [y] = multiply_side_by_side(gate, (self.down_proj,))
+        y: Tensor = self.down_proj(gate)
         return y
 
 
@@ -105,8 +109,8 @@ class FusedAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         tokens = hidden_states.shape[1]
         query, key, value = (
-            y.view(tokens, -1, self.head_dim)
-            for y in multiply_side_by_side(hidden_states, (self.q_proj, self.k_proj, self.v_proj))
+            project(hidden_states).view(tokens, -1, self.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         cosine, sine = position_embeddings[0][0], position_embeddings[1][0]
         rotate_heads(query, cosine, sine)
@@ -120,8 +124,7 @@ class FusedAttention(nn.Module):
             scale=self.scaling,
             sliding_window=self.sliding_window,
         )
-        [y] = multiply_side_by_side(output.view(1, tokens, -1), (self.o_proj,))
-        return y, None
+        return self.o_proj(output.view(1, tokens, -1)), None
 
 
 def _sliding_window(attention: nn.Module) -> int | None:

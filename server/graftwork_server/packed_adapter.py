@@ -38,6 +38,14 @@ class PackedModule:
     term: KernelTerm | PackedTerm | None = None
     rotation: KernelPairRotation | PackedPairRotation | None = None
 
+    @property
+    def is_for_kernels(self) -> bool:
+        return (
+            isinstance(self.input, KernelInput | None)
+            and isinstance(self.term, KernelTerm | None)
+            and isinstance(self.rotation, KernelPairRotation | None)
+        )
+
     def tensors(self) -> list[Tensor]:
         found = [vector for vector in (self.scale, self.bias) if vector is not None]
         for part in (self.input, self.term, self.rotation):

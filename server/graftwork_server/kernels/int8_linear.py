@@ -5,16 +5,12 @@ that the products within a group are exact sums of integers, at twice the rate o
 an odd or great length stay float32. Either way a row's bits do not depend on the rows beside it.
 """
 
-from collections.abc import Sequence
-
 import torch
 from graftwork_adapters.base_file.panels import dequantize_int8
 from torch import Tensor
 from torch.nn import functional
 
 from graftwork_server.kernels.build import kernels_loaded
-from graftwork_server.kernels.low_rank import LowRankTable, add_low_rank
-from graftwork_server.kernels.segments import Segments
 
 
 def int8_linear(
@@ -33,41 +29,6 @@ def int8_linear(
         y: Tensor = torch.ops.graftwork.int8_linear.default(x, codes, scales, bias, out_features)
         return y
     return int8_linear_reference(x, codes, scales, bias, out_features)
-
-
-def int8_linears(
-    x: Tensor,
-    codes: Sequence[Tensor],
-    scales: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    out_features: Sequence[int],
-    *,
-    low_ranks: Sequence[tuple[int, LowRankTable]] = (),
-    segments: Segments,
-) -> list[Tensor]:
-    """`int8_linear` of several weights with the same input, and `add_low_rank` to some of their
-    outputs, bit for bit, in one go.
-
-    low_ranks: the place of a weight, and its pairs
-    segments: the rows of x
-    """
-    if x.device.type == "cpu" and kernels_loaded():
-        ys: list[Tensor] = torch.ops.graftwork.int8_linears.default(
-            x,
-            codes,
-            scales,
-            biases,
-            out_features,
-            [table.addresses for _, table in low_ranks],
-            [place for place, _ in low_ranks],
-            segments.run_table,
-        )
-        return ys
-    weights = zip(codes, scales, biases, out_features, strict=True)
-    ys = [int8_linear_reference(x, *weight) for weight in weights]
-    for place, table in low_ranks:
-        add_low_rank(ys[place], x, table, segments)
-    return ys
 
 
 def int8_linear_reference(

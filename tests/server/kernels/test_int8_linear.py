@@ -4,10 +4,8 @@ from graftwork_adapters.base_file.panels import dequantize_int8
 from graftwork_server.kernels.int8_linear import (
     int8_linear,
     int8_linear_reference,
-    int8_linears,
 )
 from graftwork_server.quantization.int8 import quantize_int8
-from graftwork_server.step_segments import NO_SEGMENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,35 +76,6 @@ def test_a_row_has_the_same_bits_whatever_the_number_of_rows(out_features):
     for rows in (1, 2, 3, 4, 5, 7, 11, 12, 13, 16, 24, 25, 64, 129):
         part = int8_linear(x[150 - rows :].contiguous(), codes, scales, bias, out_features)
         assert torch.equal(part, whole[150 - rows :]), rows
-
-
-@pytest.mark.parametrize("in_features", [100, 192])  # the first in float32
-@pytest.mark.parametrize("rows", [0, 1, 3, 12, 13, 40, 129])
-def test_weights_side_by_side_give_the_same_bits(rows, in_features):
-    torch.manual_seed(0)
-    x = torch.randn(rows, in_features)
-    out_features = [200, 31, 64]
-    packed = [quantize_int8(torch.randn(n, in_features)) for n in out_features]
-    codes, scales = (list(tensors) for tensors in zip(*packed, strict=True))
-    biases = [None, torch.randn(31), None]
-    found = int8_linears(x, codes, scales, biases, out_features, segments=NO_SEGMENTS)
-    for y, *weight in zip(found, codes, scales, biases, out_features, strict=True):
-        assert torch.equal(y, int8_linear(x, *weight))
-
-
-def test_weights_side_by_side_have_the_same_groups():
-    codes, scales = quantize_int8(torch.randn(40, 64))
-    with pytest.raises(RuntimeError, match="as many groups"):
-        int8_linears(
-            torch.randn(1, 64),
-            [codes] * 2,
-            [scales, scales.repeat(1, 2, 1)],
-            [None] * 2,
-            [40] * 2,
-            segments=NO_SEGMENTS,
-        )
-    with pytest.raises(RuntimeError, match="as many codes"):
-        int8_linears(torch.randn(1, 64), [codes], [], [None], [40], segments=NO_SEGMENTS)
 
 
 def test_shapes_that_do_not_fit_are_errors():

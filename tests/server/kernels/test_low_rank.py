@@ -1,6 +1,5 @@
 import pytest
 import torch
-from graftwork_server.kernels.int8_linear import int8_linear, int8_linears
 from graftwork_server.kernels.low_rank import (
     LowRankTable,
     PackedLowRank,
@@ -8,7 +7,6 @@ from graftwork_server.kernels.low_rank import (
     add_low_rank_reference,
 )
 from graftwork_server.kernels.segments import Segments
-from graftwork_server.quantization.int8 import quantize_int8
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,44 +59,6 @@ def test_a_row_alone_has_the_bits_it_has_among_others(dtype):
         alone = torch.zeros(1, 77)
         add_low_rank(alone, x[row : row + 1], table, Segments.from_lengths([(slot, 1)]))
         assert torch.equal(alone[0], y[row])
-
-
-@settings(max_examples=30)
-@given(
-    widths=st.lists(st.sampled_from([1, 20, 64, 77]), min_size=1, max_size=3),
-    ranks=st.lists(st.sampled_from([0, 3, 16]), min_size=SLOTS, max_size=SLOTS),
-    lengths=st.lists(
-        st.tuples(st.integers(-1, SLOTS - 1), st.sampled_from([0, 1, 2, 9])), max_size=8
-    ),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-)
-def test_outputs_side_by_side_have_the_same_bits(widths, ranks, lengths, dtype):
-    torch.manual_seed(0)
-    tables = [
-        make_table(48, width, ranks[place:] + ranks[:place], dtype)
-        for place, width in enumerate(widths)
-    ]
-    segments = Segments.from_lengths(lengths)
-    x = torch.randn(segments.num_rows, 48)
-    packed = [quantize_int8(torch.randn(width, 48)) for width in widths]
-    alone = [
-        int8_linear(x, codes, scales, None, width)
-        for (codes, scales), width in zip(packed, widths, strict=True)
-    ]
-    with_terms = list(enumerate(tables))[:2]
-    for place, table in with_terms:
-        add_low_rank(alone[place], x, table, segments)
-    found = int8_linears(
-        x,
-        [codes for codes, _ in packed],
-        [scales for _, scales in packed],
-        [None] * len(widths),
-        widths,
-        low_ranks=with_terms,
-        segments=segments,
-    )
-    for y, expected in zip(found, alone, strict=True):
-        assert torch.equal(y, expected)
 
 
 def test_strided_rows():

@@ -4,8 +4,49 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace graftwork {
+
+constexpr int64_t kCacheLine = 64;
+
+// GCC takes a function that does nothing but __builtin_prefetch for one without effects, and leaves
+// out calls of it.
+inline void prefetch(const void* p) {
+#if defined(__x86_64__)
+  asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p);
+#endif
+}
+
+// Memory that will be read soon, in blocks: a loop that computes something else takes one after the
+// other and asks for a line of it at each turn. All lines of a block at once would have to wait for
+// each other as if they were read.
+class BlocksAhead {
+ public:
+  static constexpr int64_t kBytes = 1024;
+
+  void clear() { blocks_.clear(), taken_ = 0; }
+
+  void add(const char* data, int64_t bytes) {
+    for (const char* end = data + bytes; data < end; data += kBytes) blocks_.push_back(data);
+  }
+
+  // Blocks [begin, stop) of `parts` equal parts of another's.
+  void add_part(const BlocksAhead& all, int64_t begin, int64_t stop, int64_t parts) {
+    const int64_t count = all.blocks_.size();
+    blocks_.insert(blocks_.end(), all.blocks_.begin() + count * begin / parts,
+                   all.blocks_.begin() + count * stop / parts);
+  }
+
+  // Null at the end; a prefetch near it is harmless.
+  const char* take() { return taken_ < blocks_.size() ? blocks_[taken_++] : nullptr; }
+
+ private:
+  std::vector<const char*> blocks_;
+  size_t taken_ = 0;
+};
 
 class Ahead {
  public:
@@ -14,18 +55,16 @@ class Ahead {
 
   // The next `steps` calls of step() ask for all that is left.
   void spread(int64_t steps) {
-    const int64_t lines = (end_ - next_ + kLine - 1) / kLine;
-    piece_ = (lines + steps - 1) / std::max<int64_t>(steps, 1) * kLine;
+    const int64_t lines = (end_ - next_ + kCacheLine - 1) / kCacheLine;
+    piece_ = (lines + steps - 1) / std::max<int64_t>(steps, 1) * kCacheLine;
   }
 
   void step() {
     const char* stop = std::min(next_ + piece_, end_);
-    for (; next_ < stop; next_ += kLine) __builtin_prefetch(next_);
+    for (; next_ < stop; next_ += kCacheLine) prefetch(next_);
   }
 
  private:
-  static constexpr int64_t kLine = 64;
-
   const char* next_;
   const char* end_;
   int64_t piece_ = 0;

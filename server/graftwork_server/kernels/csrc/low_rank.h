@@ -45,6 +45,8 @@ struct RowTile {
   const LowRankSum* sum;
 };
 
+enum class Factors { kBoth, kFirst };
+
 // Asks for the factors of a tile and then of the next in the order in which they are read, leaving
 // out those of the tile before, which are in the caches.
 class FactorsAhead {
@@ -52,7 +54,9 @@ class FactorsAhead {
   static constexpr int64_t kLine = 64;
 
   // previous: null where a thread begins; any other tile has asked for the beginning of `tile`'s.
-  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next) {
+  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next,
+               Factors wanted = Factors::kBoth)
+      : wanted_(wanted) {
     const bool is_new = previous == nullptr || previous->slot.a != tile.slot.a;
     if (is_new) add(tile);
     if (next.slot.a != tile.slot.a) add(next);
@@ -87,7 +91,7 @@ class FactorsAhead {
     const char* b = reinterpret_cast<const char*>(tile.slot.b);
     const int64_t outputs = divide_up(shape.out_features, kFactorPanel) * kFactorPanel;
     spans_[count_++] = {a, a + tile.slot.rank * shape.in_features * bytes};
-    spans_[count_++] = {b, b + tile.slot.rank * outputs * bytes};
+    if (wanted_ == Factors::kBoth) spans_[count_++] = {b, b + tile.slot.rank * outputs * bytes};
   }
 
   void skip(int64_t bytes) {
@@ -99,6 +103,7 @@ class FactorsAhead {
     }
   }
 
+  const Factors wanted_;
   Span spans_[4] = {};
   int count_ = 0;
   int span_ = 0;
@@ -162,14 +167,12 @@ void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x
                      hidden + r * tile.slot.rank);
 }
 
-// y[r][panel] += hidden[r] b[panel]
+// y[r] += hidden[r] b for kRows rows and one panel of b: `count` outputs.
 template <class T, int kRows>
-inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t row,
-                        const float* hidden, int64_t panel, float* y) {
+inline void expand_tile(int64_t rank, const float* hidden, const T* b, int64_t count, float* y,
+                        int64_t y_stride) {
   constexpr int kVecs = kRows == 1 ? kFactorPanel / kLanes : 2;
-  const int64_t rank = tile.slot.rank;
-  const T* b = reinterpret_cast<const T*>(tile.slot.b) + panel * rank * kFactorPanel;
-  for (int64_t column = 0; column < kFactorPanel; column += kVecs * kLanes) {
+  for (int64_t column = 0; column < count; column += kVecs * kLanes) {
     Vec acc[kRows][kVecs] = {};
     for (int64_t j = 0; j < rank; ++j) {
       Vec factor[kVecs];
@@ -179,19 +182,34 @@ inline void expand_tile(const RowTile& tile, const LowRankShape& shape, int64_t 
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < kVecs; ++v)
-          acc[r][v] = fma(factor[v], hidden[(row + r) * rank + j], acc[r][v]);
+          acc[r][v] = fma(factor[v], hidden[r * rank + j], acc[r][v]);
     }
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVecs; ++v) {
-        const int64_t first = panel * kFactorPanel + column + v * kLanes;
-        float* out = y + (tile.row + row + r) * shape.y_stride + first;
-        const int64_t count = std::min<int64_t>(kLanes, shape.out_features - first);
-        if (count == kLanes)
+        float* out = y + r * y_stride + column + v * kLanes;
+        const int64_t left = std::min<int64_t>(kLanes, count - column - v * kLanes);
+        if (left == kLanes)
           store(out, load(out) + acc[r][v]);
-        else if (count > 0)
-          store_first(out, load_first(out, count) + acc[r][v], count);
+        else if (left > 0)
+          store_first(out, load_first(out, left) + acc[r][v], left);
       }
   }
+}
+
+// y[r][panel] += hidden[r] b[panel] for some rows; y begins with the first of them.
+template <class T>
+inline void expand_panel(const LowRankSlot& slot, int64_t out_features, int64_t panel, int64_t rows,
+                         const float* hidden, float* y, int64_t y_stride) {
+  const int64_t first = panel * kFactorPanel;
+  const int64_t count = std::min(kFactorPanel, out_features - first);
+  const T* b = reinterpret_cast<const T*>(slot.b) + first * slot.rank;
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4)
+    expand_tile<T, 4>(slot.rank, hidden + r * slot.rank, b, count, y + r * y_stride + first,
+                      y_stride);
+  for (; r < rows; ++r)
+    expand_tile<T, 1>(slot.rank, hidden + r * slot.rank, b, count, y + r * y_stride + first,
+                      y_stride);
 }
 
 // y += hidden B^T
@@ -205,9 +223,8 @@ void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hi
       divide_up(tile.slot.rank * (kFactorPanel + a_share) * sizeof(T), FactorsAhead::kLine);
   for (int64_t panel = 0; panel < panels; ++panel) {
     ahead.ask(lines);
-    int64_t r = 0;
-    for (; r + 4 <= tile.rows; r += 4) expand_tile<T, 4>(tile, shape, r, hidden, panel, y);
-    for (; r < tile.rows; ++r) expand_tile<T, 1>(tile, shape, r, hidden, panel, y);
+    expand_panel<T>(tile.slot, shape.out_features, panel, tile.rows, hidden,
+                    y + tile.row * shape.y_stride, shape.y_stride);
   }
 }
 

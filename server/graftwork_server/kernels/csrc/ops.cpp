@@ -2,8 +2,11 @@
 // them. Shapes and meanings are documented on the Python functions that call them.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include "checks.h"
+#include "decoder_op.h"
 #include "elementwise.h"
 #include "gated_prompts.h"
 #include "input_transforms.h"
@@ -20,157 +23,45 @@
 namespace graftwork {
 namespace {
 
-using at::Tensor;
-
-void check(const Tensor& t, at::ScalarType dtype, int64_t dim, const char* name) {
-  TORCH_CHECK(t.device().is_cpu() && t.scalar_type() == dtype && t.dim() == dim, name, " must be a ",
-              dim, "-dimensional CPU tensor of ", dtype, ", is ", t.dim(), "-dimensional ",
-              t.scalar_type(), " on ", t.device());
-}
-
-void check_contiguous(const Tensor& t, at::ScalarType dtype, int64_t dim, const char* name) {
-  check(t, dtype, dim, name);
-  TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
-}
-
-void check_rows(const Tensor& t, int64_t dim, const char* name) {
-  check(t, at::kFloat, dim, name);
-  TORCH_CHECK(t.size(-1) <= 1 || t.stride(-1) == 1, name, " must be contiguous in its last dimension");
-}
-
-template <class Codes>
-PanelWeights check_weights(const Tensor& x, const Tensor& codes, at::ScalarType dtype,
-                           const Tensor& scales, const std::optional<Tensor>& bias,
-                           int64_t out_features) {
-  check_contiguous(x, at::kFloat, 2, "x");
-  check_contiguous(codes, dtype, 3, "codes");
-  check_contiguous(scales, at::kFloat, 3, "scales");
-  const int64_t in_features = x.size(1), groups = scales.size(1);
-  PanelWeights w{static_cast<const uint8_t*>(codes.const_data_ptr()),
-                 scales.const_data_ptr<float>(), nullptr, in_features, out_features,
-                 groups > 0 ? in_features / groups : 0};
-  TORCH_CHECK(in_features > 0 && out_features > 0 && groups > 0 && in_features % groups == 0,
-              "in_features ", in_features, " must be a multiple of the number of groups ", groups);
-  TORCH_CHECK(codes.size(0) == w.panels() && codes.size(1) == in_features &&
-                  codes.size(2) == Codes::kBytesPerK && scales.size(0) == w.panels() &&
-                  scales.size(2) == kPanel,
-              "codes ", codes.sizes(), " and scales ", scales.sizes(), " do not fit a weight of (",
-              out_features, ", ", in_features, ")");
-  if (bias) {
-    check_contiguous(*bias, at::kFloat, 1, "bias");
-    TORCH_CHECK(bias->size(0) == out_features, "bias must have out_features elements");
-    w.bias = bias->const_data_ptr<float>();
-  }
-  return w;
-}
-
-void multiply_int8(const RoundedProducts& products, const Tensor& x) {
-  const int64_t rows = x.size(0);
-  if (rows == 0) return;
-  if (can_round(products.first->w.group)) {
-    rounded_linears(products, rows, x.const_data_ptr<float>());
-    return;
-  }
-  for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p)
-    panel_linear<Int8Codes>(p->w, rows, x.const_data_ptr<float>(), p->y);
-}
-
 Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                       const std::optional<Tensor>& bias, int64_t out_features) {
-  const PanelWeights w = check_weights<Int8Codes>(x, codes, at::kChar, scales, bias, out_features);
+  check_contiguous(x, at::kFloat, 2, "x");
+  const PanelWeights w =
+      check_weights<Int8Codes>(x.size(1), codes, at::kChar, scales, bias, out_features);
   Tensor y = at::empty({x.size(0), out_features}, x.options());
-  const RoundedProduct product{w, y.mutable_data_ptr<float>()};
-  multiply_int8({&product, 1}, x);
+  const RoundedProduct product{w, y.mutable_data_ptr<float>(), nullptr};
+  multiply_int8({&product, 1}, x.size(0), x.const_data_ptr<float>());
   return y;
 }
 
 Tensor nf4_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales,
                      const std::optional<Tensor>& bias, int64_t out_features) {
-  const PanelWeights w = check_weights<Nf4Codes>(x, codes, at::kByte, scales, bias, out_features);
+  check_contiguous(x, at::kFloat, 2, "x");
+  const PanelWeights w =
+      check_weights<Nf4Codes>(x.size(1), codes, at::kByte, scales, bias, out_features);
   Tensor y = at::empty({x.size(0), out_features}, x.options());
   if (x.size(0) > 0)
     panel_linear<Nf4Codes>(w, x.size(0), x.const_data_ptr<float>(), y.mutable_data_ptr<float>());
   return y;
 }
 
-const Run* check_runs(const Tensor& runs, const Tensor& slots, int64_t rows) {
-  check_contiguous(runs, at::kInt, 2, "runs");
-  TORCH_CHECK(runs.size(1) == 3, "runs must be (n, 3): slot, start, stop");
-  const Run* first = reinterpret_cast<const Run*>(runs.const_data_ptr<int32_t>());
-  for (int64_t i = 0; i < runs.size(0); ++i)
-    TORCH_CHECK(first[i].slot >= 0 && first[i].slot < slots.size(0) && first[i].start >= 0 &&
-                    first[i].start <= first[i].stop && first[i].stop <= rows,
-                "run ", i, " (slot ", first[i].slot, ", rows ", first[i].start, " to ",
-                first[i].stop, ") is outside ", slots.size(0), " slots or ", rows, " rows");
-  return first;
-}
-
-LowRankSum check_low_rank(Tensor& y, const Tensor& x, const Tensor& slots) {
+void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
   check_rows(y, 2, "y");
   check_rows(x, 2, "x");
-  check_contiguous(slots, at::kLong, 2, "slots");
-  TORCH_CHECK(x.size(0) == y.size(0) && slots.size(1) == 4, "x and y must have the same rows");
-  return {reinterpret_cast<const LowRankSlot*>(slots.const_data_ptr<int64_t>()),
-          {x.size(1), y.size(1), x.stride(0), y.stride(0)},
-          y.mutable_data_ptr<float>()};
-}
-
-void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
-  const LowRankSum sum = check_low_rank(y, x, slots);
+  const LowRankSlot* table = check_slots<LowRankSlot>(slots);
+  TORCH_CHECK(x.size(0) == y.size(0), "x and y must have the same rows");
+  const LowRankSum sum{table,
+                       {x.size(1), y.size(1), x.stride(0), y.stride(0)},
+                       y.mutable_data_ptr<float>()};
   const Run* first = check_runs(runs, slots, y.size(0));
   add_low_ranks(&sum, 1, first, runs.size(0), x.const_data_ptr<float>());
 }
 
-std::vector<Tensor> int8_linears_op(const Tensor& x, at::TensorList codes, at::TensorList scales,
-                                    const c10::List<std::optional<Tensor>>& biases,
-                                    at::IntArrayRef out_features, at::TensorList low_ranks,
-                                    at::IntArrayRef low_rank_places, const Tensor& runs) {
-  const size_t count = codes.size();
-  TORCH_CHECK(count > 0 && scales.size() == count && biases.size() == count &&
-                  out_features.size() == count,
-              "there must be as many codes, scales, biases and out_features, and at least one");
-  std::vector<Tensor> y;
-  std::vector<RoundedProduct> products;
-  const int64_t rows = x.size(0);
-  for (size_t i = 0; i < count; ++i) {
-    const std::optional<Tensor> bias = biases.get(i);
-    const PanelWeights w =
-        check_weights<Int8Codes>(x, codes[i], at::kChar, scales[i], bias, out_features[i]);
-    TORCH_CHECK(i == 0 || w.group == products[0].w.group, "all weights must have as many groups");
-    y.push_back(at::empty({rows, w.out_features}, x.options()));
-    products.push_back({w, y.back().mutable_data_ptr<float>()});
-  }
-  std::vector<LowRankSum> sums;
-  const Run* first_run = nullptr;
-  TORCH_CHECK(low_ranks.size() == low_rank_places.size(), "each low_rank needs a place");
-  for (size_t i = 0; i < low_ranks.size(); ++i) {
-    const int64_t place = low_rank_places[i];
-    TORCH_CHECK(place >= 0 && place < static_cast<int64_t>(count), "there is no weight ", place);
-    sums.push_back(check_low_rank(y[place], x, low_ranks[i]));
-    first_run = check_runs(runs, low_ranks[i], rows);
-  }
-  multiply_int8({products.data(), static_cast<int64_t>(count)}, x);
-  if (!sums.empty())
-    add_low_ranks(sums.data(), sums.size(), first_run, runs.size(0), x.const_data_ptr<float>());
-  return y;
-}
-
 void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
   check_rows(y, 2, "y");
-  check_contiguous(slots, at::kLong, 2, "slots");
-  TORCH_CHECK(slots.size(1) == 2, "slots must be (n, 2)");
+  const OutputScaleSlot* table = check_slots<OutputScaleSlot>(slots);
   const Run* first = check_runs(runs, slots, y.size(0));
-  apply_output_scale(reinterpret_cast<const OutputScaleSlot*>(slots.const_data_ptr<int64_t>()),
-                     first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
-}
-
-// Rows of a table of slots that hold addresses, as the kernels read them.
-template <class Slot>
-const Slot* check_slots(const Tensor& slots) {
-  check_contiguous(slots, at::kLong, 2, "slots");
-  constexpr int64_t columns = sizeof(Slot) / sizeof(int64_t);
-  TORCH_CHECK(slots.size(1) == columns, "slots must be (n, ", columns, ")");
-  return reinterpret_cast<const Slot*>(slots.const_data_ptr<int64_t>());
+  apply_output_scale(table, first, runs.size(0), y.size(1), y.stride(0), y.mutable_data_ptr<float>());
 }
 
 void add_terms_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tensor& runs) {
@@ -235,58 +126,19 @@ void add_gated_prompts_op(Tensor& output, const Tensor& q, const Tensor& slots, 
                     output.mutable_data_ptr<float>());
 }
 
-void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
-  check_contiguous(k_cache, at::kFloat, 4, "k_cache");
-  check_contiguous(v_cache, at::kFloat, 4, "v_cache");
-  TORCH_CHECK(k_cache.sizes() == v_cache.sizes() && k_cache.numel() > 0,
-              "k_cache and v_cache must have the same shape and not be empty");
-}
-
 void store_kv_op(const Tensor& k, const Tensor& v, Tensor& k_cache, Tensor& v_cache,
                  const Tensor& slot_mapping) {
   check_rows(k, 3, "k");
   check_rows(v, 3, "v");
   check_cache(k_cache, v_cache);
-  check_contiguous(slot_mapping, at::kLong, 1, "slot_mapping");
   const int64_t heads = k_cache.size(1), block_size = k_cache.size(2), dim = k_cache.size(3);
-  TORCH_CHECK(k.sizes() == v.sizes() && k.size(0) == slot_mapping.size(0) && k.size(1) == heads &&
-                  k.size(2) == dim,
-              "k and v must be (tokens, kv_heads, head_dim) and fit slot_mapping and the cache");
-  const int64_t* mapping = slot_mapping.const_data_ptr<int64_t>();
-  for (int64_t t = 0; t < k.size(0); ++t)
-    TORCH_CHECK(mapping[t] >= 0 && mapping[t] < k_cache.size(0) * block_size, "slot_mapping[", t,
-                "] = ", mapping[t], " is outside the cache");
+  TORCH_CHECK(k.sizes() == v.sizes() && k.size(1) == heads && k.size(2) == dim,
+              "k and v must be (tokens, kv_heads, head_dim) and fit the cache");
+  const int64_t* mapping = check_mapping(slot_mapping, k.size(0), k_cache);
   store_kv(k.size(0), heads, block_size, dim, k.const_data_ptr<float>(), k.stride(0), k.stride(1),
            mapping, k_cache.mutable_data_ptr<float>());
   store_kv(v.size(0), heads, block_size, dim, v.const_data_ptr<float>(), v.stride(0), v.stride(1),
            mapping, v_cache.mutable_data_ptr<float>());
-}
-
-void check_sequences(const Tensor& block_tables, const Tensor& query_start,
-                     const Tensor& context_lens, int64_t tokens, int64_t blocks,
-                     int64_t block_size) {
-  check_contiguous(block_tables, at::kInt, 2, "block_tables");
-  check_contiguous(query_start, at::kInt, 1, "query_start");
-  check_contiguous(context_lens, at::kInt, 1, "context_lens");
-  const int64_t sequences = context_lens.size(0);
-  TORCH_CHECK(block_tables.size(0) == sequences && query_start.size(0) == sequences + 1,
-              "block_tables, query_start and context_lens must agree on the number of sequences");
-  const int32_t* start = query_start.const_data_ptr<int32_t>();
-  const int32_t* context = context_lens.const_data_ptr<int32_t>();
-  const int32_t* table = block_tables.const_data_ptr<int32_t>();
-  TORCH_CHECK(start[0] == 0 && start[sequences] == tokens, "query_start must run from 0 to ", tokens);
-  for (int64_t i = 0; i < sequences; ++i) {
-    const int64_t used = (context[i] + block_size - 1) / block_size;
-    TORCH_CHECK(start[i] <= start[i + 1] && context[i] >= start[i + 1] - start[i] &&
-                    used <= block_tables.size(1),
-                "sequence ", i, ": context ", context[i], " does not hold its ",
-                start[i + 1] - start[i], " queries or exceeds its blocks");
-    for (int64_t j = 0; j < used; ++j) {
-      const int32_t block = table[i * block_tables.size(1) + j];
-      TORCH_CHECK(block >= 0 && block < blocks, "sequence ", i, ": block ", block,
-                  " is outside the cache");
-    }
-  }
 }
 
 Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -375,10 +227,12 @@ Tensor row_logsumexp_op(const Tensor& x) {
 }  // namespace
 
 TORCH_LIBRARY(graftwork, m) {
+  m.class_<DecoderLayers>("DecoderLayers").def(torch::init<>()).def("add", &DecoderLayers::add);
+  m.def("run_decoder_layers(__torch__.torch.classes.graftwork.DecoderLayers layers, Tensor x,"
+        " Tensor cosine, Tensor sine, Tensor[] k_caches, Tensor[] v_caches, Tensor slot_mapping,"
+        " Tensor block_tables, Tensor query_start, Tensor context_lens, Tensor runs) -> Tensor");
   m.def("int8_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
-  m.def("int8_linears(Tensor x, Tensor[] codes, Tensor[] scales, Tensor?[] biases,"
-        " int[] out_features, Tensor[] low_ranks, int[] low_rank_places, Tensor runs) -> Tensor[]");
   m.def("nf4_linear(Tensor x, Tensor codes, Tensor scales, Tensor? bias, int out_features)"
         " -> Tensor");
   m.def("add_low_rank(Tensor(a!) y, Tensor x, Tensor slots, Tensor runs) -> ()");
@@ -404,8 +258,8 @@ TORCH_LIBRARY(graftwork, m) {
 }
 
 TORCH_LIBRARY_IMPL(graftwork, CPU, m) {
+  m.impl("run_decoder_layers", &run_decoder_layers_op);
   m.impl("int8_linear", &int8_linear_op);
-  m.impl("int8_linears", &int8_linears_op);
   m.impl("nf4_linear", &nf4_linear_op);
   m.impl("add_low_rank", &add_low_rank_op);
   m.impl("apply_output_scale", &apply_output_scale_op);

@@ -1,5 +1,5 @@
 // y = x W^T + bias for int8 weights by groups along in_features, in integers; for several weights
-// with the same input in one go.
+// with the same input in one go, low-rank terms of adapters included.
 //
 // Each group of a row's activations becomes 16-bit integers under a scale of its own, so that
 // products and sums within a group are exact, at twice the rate of float32 and with weights that
@@ -10,6 +10,8 @@
 
 #include <cmath>
 
+#include "ahead.h"
+#include "low_rank.h"
 #include "panel_linear.h"
 #include "scratch.h"
 
@@ -54,25 +56,25 @@ inline void round_group(const float* x, int64_t count, int16_t* codes, float* sc
   }
 }
 
-inline Rounded round_rows(const PanelWeights& w, int64_t rows, const float* x) {
+inline Rounded space_for_rounded(const PanelWeights& w, int64_t rows) {
   const int64_t codes = divide_up(rows * w.in_features, 2);
   float* memory = scratch<2>(codes + rows * w.groups());
-  const Rounded out{reinterpret_cast<int16_t*>(memory), memory + codes};
-  constexpr int64_t kRowsAtOnce = 16;
-  for_each_chunk(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    for (int64_t g = begin * w.groups(); g < end * w.groups(); ++g)
-      round_group(x + g * w.group, w.group, out.codes + g * w.group, out.scales + g);
-  });
-  return out;
+  return {reinterpret_cast<int16_t*>(memory), memory + codes};
+}
+
+inline void round_rows(const PanelWeights& w, int64_t begin, int64_t end, const float* x,
+                       const Rounded& out) {
+  for (int64_t g = begin * w.groups(); g < end * w.groups(); ++g)
+    round_group(x + g * w.group, w.group, out.codes + g * w.group, out.scales + g);
 }
 
 // sums += the products of one group, for kRows rows and kVecs vectors of outputs.
 template <int kRows, int kVecs>
 inline void rounded_tile(int64_t pairs, const int16_t* x, int64_t x_stride, const int16_t* block,
                          const float* scales, const float* row_scales, int64_t row_scales_stride,
-                         float* sums) {
+                         const char* ahead, float* sums) {
   IntVec acc[kRows][kVecs] = {};
-  for (int64_t p = 0; p < pairs; ++p) {
+  const auto add_pair = [&](int64_t p) __attribute__((always_inline)) {
     PairVec weight[kVecs];
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) weight[v] = load_pairs(block + (p * kPanel + v * kLanes) * 2);
@@ -82,7 +84,14 @@ inline void rounded_tile(int64_t pairs, const int16_t* x, int64_t x_stride, cons
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) acc[r][v] = dot_pairs(weight[v], pair, acc[r][v]);
     }
+  };
+  int64_t p = 0;
+  for (; p + 2 <= pairs; p += 2) {
+    __builtin_prefetch(ahead + p / 2 * kCacheLine);
+    add_pair(p);
+    add_pair(p + 1);
   }
+  if (p < pairs) add_pair(p);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
@@ -96,18 +105,19 @@ inline void rounded_tile(int64_t pairs, const int16_t* x, int64_t x_stride, cons
 template <int kRows, int kVecs>
 inline void rounded_rows(int64_t rows, int64_t pairs, const int16_t* x, int64_t x_stride,
                          const int16_t* block, const float* scales, const float* row_scales,
-                         int64_t row_scales_stride, float* sums) {
+                         int64_t row_scales_stride, const char* ahead, float* sums) {
   if (rows == kRows)
     rounded_tile<kRows, kVecs>(pairs, x, x_stride, block, scales, row_scales, row_scales_stride,
-                               sums);
+                               ahead, sums);
   else if constexpr (kRows > 1)
     rounded_rows<kRows - 1, kVecs>(rows, pairs, x, x_stride, block, scales, row_scales,
-                                   row_scales_stride, sums);
+                                   row_scales_stride, ahead, sums);
 }
 
 // Few rows: weights go from memory through registers, several panels at a time.
 template <int kRows, int kPanels>
-inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded& x, float* y) {
+inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded& x, BlocksAhead& ahead,
+                             float* y) {
   Vec sums[kRows][kPanels][kPanelVecs] = {};
   const int64_t panel_bytes = w.in_features * kPanel;
   const int64_t panel_scales = w.groups() * kPanel;
@@ -115,7 +125,9 @@ inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded
   const float* scales = w.scales + panel * panel_scales;
   for (int64_t g = 0; g < w.groups(); ++g) {
     IntVec acc[kRows][kPanels][kPanelVecs] = {};
+    const char* block = ahead.take();
     for (int64_t k = g * w.group; k < (g + 1) * w.group; k += 2) {
+      if (block != nullptr) __builtin_prefetch(block + (k - g * w.group) * 16);
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
         const int8_t* code = codes + p * panel_bytes + k * kPanel;
@@ -153,23 +165,25 @@ inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded
 
 template <int kRows, int kPanels = kMostPanels<kRows>>
 void few_rounded_rows_chunk(const PanelWeights& w, int64_t panel, int64_t count, const Rounded& x,
-                            float* y) {
+                            BlocksAhead& ahead, float* y) {
   if (count == kPanels)
-    few_rounded_rows<kRows, kPanels>(w, panel, x, y);
+    few_rounded_rows<kRows, kPanels>(w, panel, x, ahead, y);
   else if constexpr (kPanels > 1)
-    few_rounded_rows_chunk<kRows, kPanels - 1>(w, panel, count, x, y);
+    few_rounded_rows_chunk<kRows, kPanels - 1>(w, panel, count, x, ahead, y);
 }
 
 // One of the weights that an input is multiplied by.
 struct RoundedProduct {
   PanelWeights w;
-  float* y;  // (rows, w.out_features)
+  float* y;                  // (rows, w.out_features)
+  const LowRankSlot* slots;  // null where no adapter adds a low-rank term
 };
 
 // The products of one input, their panels laid end to end.
 struct RoundedProducts {
   const RoundedProduct* first;
   int64_t count;
+  const BlocksAhead* later = nullptr;  // what will be read after them
 
   int64_t panels() const {
     int64_t total = 0;
@@ -183,6 +197,11 @@ struct RoundedProducts {
     return divide_up(panels(), kTurns * at::get_num_threads());
   }
 
+  // Appends the share of panels [panel, panel + panels) in what is read later.
+  void locate_later(int64_t panel, int64_t num_panels, BlocksAhead& blocks) const {
+    if (later != nullptr) blocks.add_part(*later, panel, panel + num_panels, panels());
+  }
+
   // Calls run(product, begin, end) for the panels of each product that are among [begin, end).
   template <class Run>
   void for_each_part(int64_t begin, int64_t end, const Run& run) const {
@@ -194,26 +213,91 @@ struct RoundedProducts {
   }
 };
 
+// Rows of one slot whose x A^T is known.
+struct ProjectedRun {
+  LowRankSlot slot;
+  int64_t start, stop;
+  const float* hidden;  // (stop - start, slot.rank)
+};
+
+// The low-rank terms of one product's rows, added panel by panel where the panel is in the caches
+// anyway; the factors of one panel are asked for while the one before is multiplied.
+class ProjectedRuns {
+ public:
+  void add(const ProjectedRun& run) { runs_.push_back(run); }
+
+  bool empty() const { return runs_.empty(); }
+
+  // Rows [begin, stop) of y: (rows, out_features).
+  void add_panel(int64_t panel, int64_t begin, int64_t stop, int64_t out_features, float* y) const {
+    for (const ProjectedRun& run : runs_) {
+      const int64_t first = std::max(begin, run.start), last = std::min(stop, run.stop);
+      if (first >= last) continue;
+      const float* hidden = run.hidden + (first - run.start) * run.slot.rank;
+      float* rows = y + first * out_features;
+      if (run.slot.bfloat16)
+        expand_panel<BFloat16>(run.slot, out_features, panel, last - first, hidden, rows,
+                               out_features);
+      else
+        expand_panel<float>(run.slot, out_features, panel, last - first, hidden, rows, out_features);
+    }
+  }
+
+  // Appends where the factors of `panel` lie.
+  void locate_panel(int64_t panel, BlocksAhead& blocks) const {
+    for (const ProjectedRun& run : runs_) {
+      const int64_t bytes =
+          run.slot.rank * kFactorPanel * (run.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float));
+      blocks.add(reinterpret_cast<const char*>(run.slot.b) + panel * bytes, bytes);
+    }
+  }
+
+ private:
+  std::vector<ProjectedRun> runs_;
+};
+
+// Of this thread, kept for its memory.
+inline BlocksAhead& blocks_ahead() {
+  thread_local BlocksAhead blocks;
+  return blocks;
+}
+
+struct ProjectionTile {
+  RowTile rows;
+  float* hidden;
+};
+
 // As many as one tile holds: a weight is widened once in any case.
 constexpr int kFewRows = kLanes == 16 ? kTileRows : 4;
 
 template <int kRows = 1>
-void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, const Rounded& x) {
+void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, const Rounded& x,
+                              const ProjectedRuns* terms) {
+  constexpr int64_t kPanels = kMostPanels<kRows>;
   if (rows == kRows)
     for_each_chunk(products.panels(), products.neighbours(), [&](int64_t begin, int64_t end) {
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
-        for (; panel < stop; panel += kMostPanels<kRows>)
-          few_rounded_rows_chunk<kRows>(
-              p.w, panel, std::min<int64_t>(kMostPanels<kRows>, stop - panel), x, p.y);
+        const ProjectedRuns& own = terms[&p - products.first];
+        BlocksAhead& ahead = blocks_ahead();
+        for (; panel < stop; panel += kPanels) {
+          const int64_t count = std::min<int64_t>(kPanels, stop - panel);
+          ahead.clear();
+          for (int64_t i = panel; i < panel + count; ++i) own.locate_panel(i, ahead);
+          products.locate_later(begin, count, ahead);
+          begin += count;
+          few_rounded_rows_chunk<kRows>(p.w, panel, count, x, ahead, p.y);
+          for (int64_t i = panel; i < panel + count; ++i)
+            own.add_panel(i, 0, rows, p.w.out_features, p.y);
+        }
       });
     });
   else if constexpr (kRows < kFewRows)
-    few_rounded_rows_linears<kRows + 1>(products, rows, x);
+    few_rounded_rows_linears<kRows + 1>(products, rows, x, terms);
 }
 
 // Many rows: a group of a panel is widened once into the first-level cache and used by all rows.
 inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows, const int16_t* x,
-                              const float* row_scales, float* y, float* sums) {
+                              const float* row_scales, BlocksAhead& ahead, float* y, float* sums) {
   constexpr int kVecs = std::min(2, kPanelVecs);
   alignas(64) int16_t block[kLongestRoundedGroup * kPanel];
   std::fill(sums, sums + rows * kPanel, 0.0f);
@@ -234,29 +318,104 @@ inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows
         rounded_rows<kTileRows, kVecs>(
             std::min(height, rows - r), w.group / 2, x + r * w.in_features + g * w.group,
             w.in_features, block + v * kLanes * 2, scales + g * kPanel + v * kLanes,
-            row_scales + r * w.groups() + g, w.groups(), sums + r * kPanel + v * kLanes);
+            row_scales + r * w.groups() + g, w.groups(), ahead.take(),
+            sums + r * kPanel + v * kLanes);
   }
   for (int64_t r = 0; r < rows; ++r) store_panel(w, panel, sums + r * kPanel, y + r * w.out_features);
 }
 
-// x: (rows, in_features); weights of the same in_features and group; can_round(group).
-inline void rounded_linears(const RoundedProducts& products, int64_t rows, const float* x) {
+// Rounds the rows of x, and multiplies them by the first factors of their adapters.
+inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const float* x,
+                            const Run* runs, int64_t num_runs, std::vector<ProjectedRuns>& terms) {
+  const PanelWeights& any = products.first->w;
+  const Rounded rounded = space_for_rounded(any, rows);
+  std::vector<LowRankSum> sums;
+  int64_t width = 0;
+  for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p) {
+    sums.push_back({p->slots, {any.in_features, p->w.out_features, any.in_features, 0}, nullptr});
+    for (int64_t i = 0; p->slots != nullptr && i < num_runs; ++i)
+      width += p->slots[runs[i].slot].rank * (runs[i].stop - runs[i].start);
+  }
+  std::vector<ProjectionTile> tiles;
+  float* hidden = scratch<3>(width);
+  for (int64_t place = 0; place < products.count; ++place)
+    for (int64_t i = 0; sums[place].slots != nullptr && i < num_runs; ++i) {
+      const LowRankSlot& slot = sums[place].slots[runs[i].slot];
+      if (slot.a == 0) continue;
+      terms[place].add({slot, runs[i].start, runs[i].stop, hidden});
+      for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile) {
+        const int64_t count = std::min<int64_t>(kRowsPerTile, runs[i].stop - row);
+        tiles.push_back({{slot, row, count, &sums[place]}, hidden});
+        hidden += count * slot.rank;
+      }
+    }
+  constexpr int64_t kRowsAtOnce = 16;
+  const int64_t num_tiles = tiles.size(), blocks = divide_up(rows, kRowsAtOnce);
+  const int64_t chunk = std::max<int64_t>(1, divide_up(num_tiles, 4 * at::get_num_threads()));
+  const int64_t chunks = divide_up(num_tiles, chunk);
+  for_each_chunk(blocks + chunks, 1, [&](int64_t item, int64_t) {
+    if (item < blocks)
+      return round_rows(any, item * kRowsAtOnce, std::min(rows, (item + 1) * kRowsAtOnce), x,
+                        rounded);
+    const int64_t begin = (item - blocks) * chunk, end = std::min(num_tiles, begin + chunk);
+    for (int64_t i = begin; i < end; ++i) {
+      const ProjectionTile& tile = tiles[i];
+      // With two threads the chunk after the next is the likely one.
+      const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
+      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows,
+                         Factors::kFirst);
+      if (tile.rows.slot.bfloat16)
+        project_rows<BFloat16>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
+      else
+        project_rows<float>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
+    }
+  });
+  return rounded;
+}
+
+// x: (rows, in_features); weights of the same in_features and group; can_round(group). Adds to each
+// product's rows the low-rank terms of their slots.
+inline void rounded_linears(const RoundedProducts& products, int64_t rows, const float* x,
+                            const Run* runs, int64_t num_runs) {
   constexpr int64_t kRowBlock = 128;  // its sums and its slice of x stay in the caches
   const PanelWeights& any = products.first->w;
-  const Rounded rounded = round_rows(any, rows, x);
-  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded);
+  std::vector<ProjectedRuns> terms(products.count);
+  const Rounded rounded = prepare_rows(products, rows, x, runs, num_runs, terms);
+  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded, terms.data());
   const int64_t panels = products.panels();
   for (int64_t first = 0; first < rows; first += kRowBlock) {
     const int64_t count = std::min(kRowBlock, rows - first);
     for_each_chunk(panels, products.neighbours(), [&](int64_t begin, int64_t end) {
       alignas(64) float sums[kRowBlock * kPanel];
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
-        for (; panel < stop; ++panel)
+        const ProjectedRuns& own = terms[&p - products.first];
+        BlocksAhead& ahead = blocks_ahead();
+        for (; panel < stop; ++panel) {
+          ahead.clear();
+          own.locate_panel(panel, ahead);
+          if (first == 0) products.locate_later(begin++, 1, ahead);
           many_rounded_rows(p.w, panel, count, rounded.codes + first * any.in_features,
-                            rounded.scales + first * any.groups(), p.y + first * p.w.out_features,
-                            sums);
+                            rounded.scales + first * any.groups(), ahead,
+                            p.y + first * p.w.out_features, sums);
+          own.add_panel(panel, first, first + count, p.w.out_features, p.y);
+        }
       });
     });
+  }
+}
+
+// The same for any group.
+inline void multiply_int8(const RoundedProducts& products, int64_t rows, const float* x,
+                          const Run* runs = nullptr, int64_t num_runs = 0) {
+  if (rows == 0) return;
+  const PanelWeights& any = products.first->w;
+  if (can_round(any.group)) return rounded_linears(products, rows, x, runs, num_runs);
+  for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p) {
+    panel_linear<Int8Codes>(p->w, rows, x, p->y);
+    if (p->slots == nullptr) continue;
+    const LowRankSum sum{
+        p->slots, {any.in_features, p->w.out_features, any.in_features, p->w.out_features}, p->y};
+    add_low_ranks(&sum, 1, runs, num_runs, x);
   }
 }
 

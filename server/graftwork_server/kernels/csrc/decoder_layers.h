@@ -1,0 +1,194 @@
+// The layers of a decoder in one call: norm, attention, norm, gated MLP, as Llama has them
+// (arXiv:2302.13971), with all that the adapters of a step's rows do to them. Every piece is the
+// kernel that serves it alone, so that a row's bits are the same as when modules are called one by one.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "elementwise.h"
+#include "gated_prompts.h"
+#include "input_transforms.h"
+#include "module_edits.h"
+#include "output_scale.h"
+#include "paged_attention.h"
+#include "pair_rotation.h"
+#include "rounded_linear.h"
+#include "terms.h"
+
+namespace graftwork {
+
+// A linear module with the tables of what adapters do to it.
+struct GraftedWeights {
+  PanelWeights w;
+  const InputSlot* inputs;
+  const LowRankSlot* low_ranks;
+  const TermSlot* terms;
+  const OutputScaleSlot* output_scales;
+  const PairRotationSlot* rotations;
+};
+
+struct GraftedNorm {
+  const float* weight;  // (hidden_size,)
+  const NormSlot* slots;
+  float offset, eps;
+};
+
+struct DecoderLayer {
+  GraftedNorm attention_norm, mlp_norm;
+  GraftedWeights q, k, v, o, gate, up, down;
+  const BottleneckSlot* attention_bottlenecks;
+  const BottleneckSlot* mlp_bottlenecks;
+  const BottleneckSlot* layer_bottlenecks;
+  const GatedPromptSlot* gated_prompts;
+  float scale;             // of the attention's scores
+  int64_t sliding_window;  // 0: none
+  float* k_cache;
+  float* v_cache;
+};
+
+struct DecoderStep {
+  int64_t tokens, hidden_size;
+  const Run* runs;
+  int64_t num_runs;
+  const float *cosine, *sine;  // (tokens, head_dim)
+  AttentionShape attention;    // but for each layer's scale and window
+  int64_t sequences;
+  const int32_t *query_start, *context_lens, *block_tables;
+  const int64_t* slot_mapping;
+};
+
+// Memory of undefined contents.
+inline std::unique_ptr<float[]> floats(int64_t count) {
+  return std::unique_ptr<float[]>(new float[count]);
+}
+
+class LayerRunner {
+ public:
+  LayerRunner(const DecoderStep& step, int64_t intermediate_size)
+      : step_(step),
+        q_(floats(step.tokens * step.attention.heads * step.attention.head_dim)),
+        k_(floats(step.tokens * step.attention.kv_heads * step.attention.head_dim)),
+        v_(floats(step.tokens * step.attention.kv_heads * step.attention.head_dim)),
+        attended_(floats(step.tokens * step.attention.heads * step.attention.head_dim)),
+        hidden_(floats(step.tokens * step.hidden_size)),
+        gate_(floats(step.tokens * intermediate_size)),
+        up_(floats(step.tokens * intermediate_size)) {}
+
+  // x: (tokens, hidden_size), from a layer's input to its output. next: the layer after it, or null.
+  void run(const DecoderLayer& layer, const DecoderLayer* next, float* x) {
+    normalize(layer.attention_norm, x);
+    expect({&layer.o});
+    multiply({{&layer.q, q_.get()}, {&layer.k, k_.get()}, {&layer.v, v_.get()}}, hidden_.get());
+    attend(layer);
+    expect({&layer.gate, &layer.up});
+    multiply({{&layer.o, hidden_.get()}}, attended_.get());
+    edit(layer.attention_bottlenecks, hidden_.get());
+    add_hidden(x);
+    normalize(layer.mlp_norm, x);
+    expect({&layer.down});
+    multiply({{&layer.gate, gate_.get()}, {&layer.up, up_.get()}}, hidden_.get());
+    silu_multiply(gate_.get(), up_.get(), step_.tokens, layer.gate.w.out_features);
+    later_.clear();
+    if (next != nullptr) expect({&next->q, &next->k, &next->v});
+    multiply({{&layer.down, hidden_.get()}}, gate_.get());
+    edit(layer.mlp_bottlenecks, hidden_.get());
+    add_hidden(x);
+    edit(layer.layer_bottlenecks, x);
+  }
+
+ private:
+  struct Product {
+    const GraftedWeights* weights;
+    float* y;
+  };
+
+  void normalize(const GraftedNorm& norm, const float* x) {
+    rms_norm(x, norm.weight, norm.offset, norm.eps, step_.tokens, step_.hidden_size, hidden_.get());
+    replace_rms_norm(norm.slots, step_.runs, step_.num_runs, norm.offset, norm.eps,
+                     step_.hidden_size, x, hidden_.get());
+  }
+
+  void edit(const BottleneckSlot* slots, float* y) const {
+    add_bottlenecks(slots, step_.runs, step_.num_runs, step_.hidden_size, step_.hidden_size, y);
+  }
+
+  // What the next products will read first: the first factors of their adapters.
+  void expect(std::initializer_list<const GraftedWeights*> products) {
+    later_.clear();
+    for (const GraftedWeights* weights : products)
+      for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run) {
+        const LowRankSlot& slot = weights->low_ranks[run->slot];
+        const int64_t bytes = slot.bfloat16 ? sizeof(BFloat16) : sizeof(float);
+        later_.add(reinterpret_cast<const char*>(slot.a),
+                   slot.rank * weights->w.in_features * bytes);
+      }
+  }
+
+  // Products of one input; those whose input some row changes are computed by themselves.
+  void multiply(std::initializer_list<Product> products, const float* x) {
+    std::vector<RoundedProduct> together;
+    for (const Product& product : products) {
+      const GraftedWeights& weights = *product.weights;
+      const RoundedProduct rounded{weights.w, product.y, weights.low_ranks};
+      if (!changes_inputs(weights)) {
+        together.push_back(rounded);
+        continue;
+      }
+      const int64_t size = step_.tokens * weights.w.in_features;
+      changed_.assign(x, x + size);
+      transform_inputs(weights.inputs, step_.runs, step_.num_runs, weights.w.in_features,
+                       changed_.data());
+      multiply_int8({&rounded, 1}, step_.tokens, changed_.data(), step_.runs, step_.num_runs);
+      finish(product, changed_.data());
+    }
+    if (together.empty()) return;
+    multiply_int8({together.data(), static_cast<int64_t>(together.size()), &later_}, step_.tokens, x,
+                  step_.runs, step_.num_runs);
+    for (const Product& product : products)
+      if (!changes_inputs(*product.weights)) finish(product, x);
+  }
+
+  bool changes_inputs(const GraftedWeights& weights) const {
+    for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run)
+      if (weights.inputs[run->slot].scale != nullptr || weights.inputs[run->slot].num_rotations > 0)
+        return true;
+    return false;
+  }
+
+  void finish(const Product& product, const float* x) {
+    const GraftedWeights& weights = *product.weights;
+    const int64_t in = weights.w.in_features, out = weights.w.out_features;
+    add_terms(weights.terms, step_.runs, step_.num_runs, x, in, product.y, out);
+    apply_output_scale(weights.output_scales, step_.runs, step_.num_runs, out, out, product.y);
+    rotate_pairs(weights.rotations, step_.runs, step_.num_runs, out, out, product.y);
+  }
+
+  void attend(const DecoderLayer& layer) {
+    AttentionShape s = step_.attention;
+    s.scale = layer.scale;
+    s.sliding_window = layer.sliding_window;
+    rotate_heads(q_.get(), step_.cosine, step_.sine, step_.tokens, s.heads, s.head_dim);
+    rotate_heads(k_.get(), step_.cosine, step_.sine, step_.tokens, s.kv_heads, s.head_dim);
+    const int64_t stride = s.kv_heads * s.head_dim;
+    store_kv(step_.tokens, s.kv_heads, s.block_size, s.head_dim, k_.get(), stride, s.head_dim,
+             step_.slot_mapping, layer.k_cache);
+    store_kv(step_.tokens, s.kv_heads, s.block_size, s.head_dim, v_.get(), stride, s.head_dim,
+             step_.slot_mapping, layer.v_cache);
+    paged_attention(s, step_.sequences, step_.query_start, step_.context_lens, step_.block_tables,
+                    q_.get(), layer.k_cache, layer.v_cache, attended_.get());
+    const GatedPromptShape gated{s.heads,    s.kv_heads, s.head_dim, s.heads * s.head_dim,
+                                 s.head_dim, 1.0f / std::sqrt(static_cast<float>(s.head_dim))};
+    add_gated_prompts(layer.gated_prompts, step_.runs, step_.num_runs, gated, q_.get(),
+                      attended_.get());
+  }
+
+  void add_hidden(float* x) const { add_to(x, hidden_.get(), step_.tokens * step_.hidden_size); }
+
+  const DecoderStep step_;
+  const std::unique_ptr<float[]> q_, k_, v_, attended_, hidden_, gate_, up_;
+  std::vector<float> changed_;
+  BlocksAhead later_;
+};
+
+}  // namespace graftwork
