@@ -12,13 +12,23 @@ from graftwork_server.request import Sequence
 
 
 class EventStream:
-    """The events of one request's sequences, in batches; closing it aborts what is unfinished."""
+    """The events of one request's sequences, in batches; closing it aborts what is unfinished.
 
-    def __init__(self, dispatcher: "Dispatcher", sequence_ids: Iterable[int]) -> None:
+    A batch is given out at least `interval_s` after the one before, unless it ends a sequence, and
+    with the events of a step: tokens that come sooner wait for the next step. A message costs the
+    event loop and the client more than a token does.
+    """
+
+    def __init__(
+        self, dispatcher: "Dispatcher", sequence_ids: Iterable[int], interval_s: float
+    ) -> None:
         self._dispatcher = dispatcher
+        self._interval_s = interval_s
         self._open = set(sequence_ids)
         self._events: list[Event] = []
-        self._waiter: asyncio.Future[None] | None = None  # of the caller, while there are none
+        self._is_due = False  # that what is there is given out
+        self._next_time = 0.0  # of the event loop: before it, events wait for others
+        self._waiter: asyncio.Future[None] | None = None  # of the caller, while nothing is due
 
     @property
     def is_finished(self) -> bool:
@@ -27,17 +37,31 @@ class EventStream:
     async def next_batch(self) -> list[Event]:
         """The events since the last call: of several steps where the caller was slow. One caller
         waits at a time."""
-        while not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        while not self._is_due:
+            self._waiter = loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        events, self._events = self._events, []
+        events, self._events, self._is_due = self._events, [], False
+        self._next_time = loop.time() + self._interval_s
         return events
 
-    def deliver(self, event: Event) -> None:
+    def deliver(self, event: Event, now: float) -> None:
+        """now: the event loop's time."""
         self._events.append(event)
+        if now >= self._next_time or is_final(event):
+            self._give_out()
+
+    def give_out_late(self, now: float) -> bool:
+        """Gives out what has waited for a step that did not come; False where some still waits."""
+        if self._events and now >= self._next_time:
+            self._give_out()
+        return self._is_due or not self._events
+
+    def _give_out(self) -> None:
+        self._is_due = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -62,8 +86,11 @@ class Dispatcher:
     `engine_failed` is set once the engine has died.
     """
 
-    def __init__(self, engine: Engine, *, max_in_flight: int) -> None:
+    def __init__(self, engine: Engine, *, max_in_flight: int, interval_s: float) -> None:
+        """interval_s: see EventStream."""
         self._engine = engine
+        self._interval_s = interval_s
+        self._sweep: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._max_in_flight = max_in_flight
         self._streams: dict[int, EventStream] = {}
@@ -94,7 +121,9 @@ class Dispatcher:
 
     def submit(self, sequences: list[Sequence]) -> EventStream:
         self.check_capacity(len(sequences))
-        stream = EventStream(self, [sequence.sequence_id for sequence in sequences])
+        stream = EventStream(
+            self, [sequence.sequence_id for sequence in sequences], self._interval_s
+        )
         for sequence in sequences:
             self._streams[sequence.sequence_id] = stream
         self._idle.clear()
@@ -124,12 +153,23 @@ class Dispatcher:
         return True
 
     def _deliver(self, events: list[Event]) -> None:
+        now = self._loop.time()
         for event in events:
             stream = self._streams.get(event.sequence_id)
             if stream is not None:
-                stream.deliver(event)  # its caller runs once all of the step are delivered
+                stream.deliver(event, now)  # its caller runs once all of the step are delivered
                 if is_final(event):
                     self._forget(event.sequence_id)
+        if self._interval_s and self._streams and self._sweep is None:
+            self._sweep = self._loop.call_later(2 * self._interval_s, self._give_out_late)
+
+    def _give_out_late(self) -> None:
+        """For sequences that wait for a slot or for memory between two tokens."""
+        self._sweep = None
+        now = self._loop.time() - self._interval_s
+        waiting = [stream for stream in self._streams.values() if not stream.give_out_late(now)]
+        if waiting:
+            self._sweep = self._loop.call_later(self._interval_s, self._give_out_late)
 
     def _fail_all(self, error: WireError) -> None:
         self._draining = True

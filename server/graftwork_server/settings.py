@@ -44,7 +44,7 @@ class EngineSettings(_Frozen):
     max_prefill_tokens_while_decoding: Count | None = _setting(
         None,
         "Most tokens of prompts in a step that also decodes: bounds the gap between tokens of a "
-        "stream when others arrive. By default 32 on the CPU, and no limit of its own elsewhere.",
+        "stream when others arrive. By default 96 on the CPU, and no limit of its own elsewhere.",
     )
     block_size: Count = _setting(16, "Tokens per block of the key/value cache.", le=512)
     kv_cache_bytes: ByteSize = _setting("1GiB", "Memory of the key/value cache.", gt=0)
@@ -99,6 +99,13 @@ class GrpcSettings(_Frozen):
         None, "PEM file of the authorities of clients; every client must then have a certificate."
     )
     max_message_bytes: ByteSize = _setting("16MiB", "Largest message either way.", gt=0)
+    stream_interval_ms: float = _setting(
+        20.0,
+        "Milliseconds between two messages of one stream; tokens that come sooner wait for those "
+        "after them. The first is sent at once, as is the end. 0 sends every token by itself.",
+        ge=0,
+        le=1000,
+    )
     drain_grace_s: float = _setting(
         30.0, "Seconds that running requests get to finish after SIGTERM.", ge=0
     )
