@@ -17,7 +17,7 @@ from torch import Tensor
 from graftwork_server.base_model import BaseModel
 from graftwork_server.kernels.build import kernels_loaded
 from graftwork_server.kernels.input_transforms import KernelInput
-from graftwork_server.kernels.low_rank import PackedLowRank
+from graftwork_server.kernels.low_rank import PackedKhatriRao, PackedLowRank
 from graftwork_server.kernels.pair_rotation import KernelPairRotation
 from graftwork_server.kernels.terms import KernelTerm, pack_kernel_term
 from graftwork_server.packed_parts import PackedParts, pack_parts
@@ -30,7 +30,7 @@ class PackedModule:
     """What an adapter does to one linear module: `y = base(input(x))`, base's own bias included;
     then `y = rotation(scale * (y + low rank + term) + bias)`."""
 
-    low_rank: PackedLowRank | None
+    low_rank: PackedLowRank | PackedKhatriRao | None
     scale: Tensor | None  # (out_features,) float32
     bias: Tensor | None  # (out_features,) float32
     # For the kernels, or, where they are not loaded, for torch.
@@ -95,14 +95,11 @@ def _pack_module(
     module: ModuleAdapter, base: BaseModel, name: str, factor_dtype: torch.dtype | None
 ) -> PackedModule:
     has_kernels = base.device.type == "cpu" and kernels_loaded()
-    low_rank, added = module.low_rank, module.added_term
-    term: KernelTerm | PackedTerm | None = None
-    if has_kernels and isinstance(low_rank, KhatriRaoPair) and added is None:
-        in_features = base.linear_modules[name].in_features
-        term = pack_kernel_term(low_rank, in_features, factor_dtype or torch.float32)
-        low_rank = None
-    pair = None
-    if low_rank is not None:
+    low_rank = module.low_rank
+    pair: PackedLowRank | PackedKhatriRao | None = None
+    if has_kernels and isinstance(low_rank, KhatriRaoPair):
+        pair = PackedKhatriRao.pack(low_rank, factor_dtype or torch.float32)
+    elif low_rank is not None:
         dtype = factor_dtype or torch.promote_types(low_rank.a.dtype, low_rank.b.dtype)
         factors = low_rank.a.to(base.device, dtype), low_rank.b.to(base.device, dtype)
         pair = PackedLowRank.pack(*factors)
@@ -126,7 +123,7 @@ def _pack_module(
         _to_device(scale, base),
         _to_device(bias, base),
         input=_pack_input(module.input_transform, base, factor_dtype),
-        term=_pack_term(added, base, name, factor_dtype) if term is None else term,
+        term=_pack_term(module.added_term, base, name, factor_dtype),
         rotation=rotation,
     )
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import torch
 from graftwork_adapters.base_file.panels import from_panels, to_panels
+from graftwork_adapters.canonical import KhatriRaoPair
 from torch import Tensor
 
 from graftwork_server.kernels.build import kernels_loaded
@@ -47,12 +48,64 @@ class PackedLowRank:
         return self.a.shape[0]
 
     @property
+    def in_features(self) -> int:
+        return self.a.shape[1]
+
+    @property
+    def format(self) -> int:
+        return int(self.a.dtype == torch.bfloat16)
+
+    @property
     def num_bytes(self) -> int:
         return self.a.nbytes + self.b_panels.nbytes
 
     def b(self) -> Tensor:
         """(out_features, rank)."""
         return from_panels(self.b_panels, self.out_features)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(rank, in_features) and (out_features, rank)."""
+        return self.a, self.b()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedKhatriRao:
+    """A pair whose factors are products of smaller ones, for the CPU's kernel."""
+
+    a: Tensor  # (2, rank, in_features), float32 or bfloat16
+    b_panels: Tensor  # (ceil(out_features / 32), 2 * rank, 32), same dtype
+    out_features: int
+
+    @classmethod
+    def pack(cls, pair: KhatriRaoPair, dtype: torch.dtype) -> "PackedKhatriRao":
+        """dtype: float32 or bfloat16."""
+        a = torch.stack([pair.first_a, pair.second_a]).to(dtype)
+        b = torch.cat([pair.first_b, pair.second_b], dim=1).to(dtype)
+        return cls(a.contiguous(), to_panels(b), b.shape[0])
+
+    @property
+    def rank(self) -> int:
+        """Of the smaller factors."""
+        return self.a.shape[1]
+
+    @property
+    def in_features(self) -> int:
+        return self.a.shape[2]
+
+    @property
+    def format(self) -> int:
+        return 2 + int(self.a.dtype == torch.bfloat16)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.a.nbytes + self.b_panels.nbytes
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(rank^2, in_features) and (out_features, rank^2), float32."""
+        b = from_panels(self.b_panels, self.out_features).float()
+        first_a, second_a = self.a.float()
+        both = KhatriRaoPair.of(first_a, second_a, b[:, : self.rank], b[:, self.rank :])
+        return both.a, both.b
 
 
 class LowRankTable:
@@ -64,23 +117,22 @@ class LowRankTable:
     def __init__(self, max_slots: int, in_features: int, out_features: int) -> None:
         self.in_features = in_features
         self.out_features = out_features
-        self._pairs: list[PackedLowRank | None] = [None] * max_slots
-        # (max_slots, 4) int64: addresses of A and B, rank, whether bfloat16. Zeros: no pair.
+        self._pairs: list[PackedLowRank | PackedKhatriRao | None] = [None] * max_slots
+        # (max_slots, 4) int64: addresses of A and B, rank, format. Zeros: no pair.
         self.addresses = torch.zeros(max_slots, 4, dtype=torch.int64)
         self._rows = self.addresses.numpy()
         self._copies: dict[torch.device, Tensor] = {}  # of the addresses, on other devices
 
-    def set(self, slot: int, pair: PackedLowRank) -> None:
+    def set(self, slot: int, pair: PackedLowRank | PackedKhatriRao) -> None:
         """Raises ValueError where the pair does not fit the module, IndexError for a bad slot."""
-        if (pair.a.shape[1], pair.out_features) != (self.in_features, self.out_features):
+        if (pair.in_features, pair.out_features) != (self.in_features, self.out_features):
             raise ValueError(
-                f"a pair of {pair.a.shape[1]} inputs and {pair.out_features} outputs does not fit "
+                f"a pair of {pair.in_features} inputs and {pair.out_features} outputs does not fit "
                 f"a module of {self.in_features} and {self.out_features}"
             )
         self._check(slot)
         self._pairs[slot] = pair
-        bfloat16 = int(pair.a.dtype == torch.bfloat16)
-        self._rows[slot] = (pair.a.data_ptr(), pair.b_panels.data_ptr(), pair.rank, bfloat16)
+        self._rows[slot] = (pair.a.data_ptr(), pair.b_panels.data_ptr(), pair.rank, pair.format)
         self._copies.clear()
 
     def clear(self, slot: int) -> None:
@@ -90,7 +142,7 @@ class LowRankTable:
         self._pairs[slot] = None
         self._copies.clear()
 
-    def get(self, slot: int) -> PackedLowRank | None:
+    def get(self, slot: int) -> PackedLowRank | PackedKhatriRao | None:
         self._check(slot)
         return self._pairs[slot]
 
@@ -134,5 +186,5 @@ def add_low_rank_reference(y: Tensor, x: Tensor, table: LowRankTable, segments: 
     for slot, start, stop in segments.runs:
         pair = table.get(slot)
         if pair is not None:
-            hidden = x[start:stop] @ pair.a.to(x.dtype).T
-            y[start:stop] += hidden @ pair.b().to(x.dtype).T
+            a, b = pair.factors()
+            y[start:stop] += x[start:stop] @ a.to(x.dtype).T @ b.to(x.dtype).T

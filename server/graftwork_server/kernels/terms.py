@@ -12,7 +12,6 @@ from math import pi
 
 import torch
 from graftwork_adapters.base_file.panels import PANEL, to_panels
-from graftwork_adapters.canonical import KhatriRaoPair
 from graftwork_adapters.canonical_linear import (
     AddedTerm,
     Circulant,
@@ -32,8 +31,8 @@ from graftwork_server.kernels.segments import Segments
 from graftwork_server.kernels.slot_table import SlotTable
 from graftwork_server.kernels.sparse_bundles import pack_bundles
 
-_DENSE, _KRONECKER, _CIRCULANT, _SPARSE, _KHATRI_RAO = range(1, 6)
-_SHARED_LOW_RANK, _SHARED_BASES, _SPECTRAL = range(6, 9)
+_DENSE, _KRONECKER, _CIRCULANT, _SPARSE = range(1, 5)
+_SHARED_LOW_RANK, _SHARED_BASES, _SPECTRAL = range(5, 8)
 _WIDEST = 16  # lanes; inner dimensions are padded to a multiple
 
 
@@ -72,9 +71,7 @@ def add_terms(y: Tensor, x: Tensor, table: TermTable, segments: Segments) -> Non
     torch.ops.graftwork.add_terms.default(y, x, table.addresses, segments.run_table)
 
 
-def pack_kernel_term(
-    term: AddedTerm | KhatriRaoPair, in_features: int, dtype: torch.dtype
-) -> KernelTerm:
+def pack_kernel_term(term: AddedTerm, in_features: int, dtype: torch.dtype) -> KernelTerm:
     """dtype: float32 or bfloat16, of what may be rounded."""
     packed: KernelTerm
     match term:
@@ -86,8 +83,6 @@ def pack_kernel_term(
             packed = _pack_circulant(term, dtype)
         case SparseDelta():
             packed = _pack_sparse(term, dtype)
-        case KhatriRaoPair():
-            packed = _pack_khatri_rao(term, dtype)
         case SharedLowRank():
             packed = _pack_shared_low_rank(term, in_features, dtype)
         case SharedBases():
@@ -151,14 +146,6 @@ def _pack_sparse(term: SparseDelta, dtype: torch.dtype) -> KernelTerm:
     parts = [values, bundles.gaps, bundles.lengths, bundles.outputs]
     sizes = bundles.lengths.shape[0], term.in_features, int(dtype == torch.bfloat16)
     return _kernel_term(_SPARSE, parts, *sizes)
-
-
-def _pack_khatri_rao(term: KhatriRaoPair, dtype: torch.dtype) -> KernelTerm:
-    factors = [term.first_a, term.second_a, term.first_b.T, term.second_b.T]
-    parts = [_padded(factor.float()).to(dtype) for factor in factors]
-    (rank, in_features), out_features = term.first_a.shape, term.first_b.shape[0]
-    sizes = rank, in_features, out_features, int(dtype == torch.bfloat16)
-    return _kernel_term(_KHATRI_RAO, parts, *sizes)
 
 
 def _pack_shared_low_rank(term: SharedLowRank, in_features: int, dtype: torch.dtype) -> KernelTerm:

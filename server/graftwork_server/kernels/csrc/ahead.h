@@ -20,6 +20,14 @@ inline void prefetch(const void* p) {
 #endif
 }
 
+// Asks for `count` lines from p on. Past the end of what is there it is harmless, and cheaper than
+// looking where the end is.
+template <int count>
+inline void prefetch_lines(const char* p) {
+#pragma GCC unroll 8
+  for (int i = 0; i < count; ++i) __builtin_prefetch(p + i * kCacheLine);
+}
+
 // Memory that will be read soon, in blocks: a loop that computes something else takes one after the
 // other and asks for a line of it at each turn. All lines of a block at once would have to wait for
 // each other as if they were read.

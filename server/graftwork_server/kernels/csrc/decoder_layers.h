@@ -119,9 +119,8 @@ class LayerRunner {
     for (const GraftedWeights* weights : products)
       for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run) {
         const LowRankSlot& slot = weights->low_ranks[run->slot];
-        const int64_t bytes = slot.bfloat16 ? sizeof(BFloat16) : sizeof(float);
         later_.add(reinterpret_cast<const char*>(slot.a),
-                   slot.rank * weights->w.in_features * bytes);
+                   slot.stored() * weights->w.in_features * slot.element());
       }
   }
 
@@ -130,7 +129,8 @@ class LayerRunner {
     std::vector<RoundedProduct> together;
     for (const Product& product : products) {
       const GraftedWeights& weights = *product.weights;
-      const RoundedProduct rounded{weights.w, product.y, weights.low_ranks};
+      const RoundedProduct rounded{weights.w, product.y, weights.low_ranks,
+                                   adds_terms(weights) ? nullptr : weights.output_scales};
       if (!changes_inputs(weights)) {
         together.push_back(rounded);
         continue;
@@ -149,6 +149,12 @@ class LayerRunner {
       if (!changes_inputs(*product.weights)) finish(product, x);
   }
 
+  bool adds_terms(const GraftedWeights& weights) const {
+    for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run)
+      if (weights.terms[run->slot].kind != kNoTerm) return true;
+    return false;
+  }
+
   bool changes_inputs(const GraftedWeights& weights) const {
     for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run)
       if (weights.inputs[run->slot].scale != nullptr || weights.inputs[run->slot].num_rotations > 0)
@@ -159,8 +165,10 @@ class LayerRunner {
   void finish(const Product& product, const float* x) {
     const GraftedWeights& weights = *product.weights;
     const int64_t in = weights.w.in_features, out = weights.w.out_features;
-    add_terms(weights.terms, step_.runs, step_.num_runs, x, in, product.y, out);
-    apply_output_scale(weights.output_scales, step_.runs, step_.num_runs, out, out, product.y);
+    if (adds_terms(weights)) {
+      add_terms(weights.terms, step_.runs, step_.num_runs, x, in, product.y, out);
+      apply_output_scale(weights.output_scales, step_.runs, step_.num_runs, out, out, product.y);
+    }
     rotate_pairs(weights.rotations, step_.runs, step_.num_runs, out, out, product.y);
   }
 

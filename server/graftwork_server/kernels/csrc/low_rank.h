@@ -1,19 +1,21 @@
 // y[m] += (x[m] A^T) B^T with another pair (A, B) per row, read in place through a table of slots.
 //
-// A is (rank, in_features); B is packed in panels of 32 outputs, (panels, rank, 32). Both are
-// float32 or bfloat16; arithmetic is float32. The accumulation of a row is fixed: A's dot products
+// A is (rank, in_features); B is packed in panels of 32 outputs, (panels, rank, 32). Of a pair of
+// Khatri-Rao products there are two of each: A is (2, rank, in_features), B (panels, 2, rank, 32).
+// Both are float32 or bfloat16; arithmetic is float32. The accumulation of a row is fixed: A's dot products
 // by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
 #pragma once
 
 #include <vector>
 
+#include "ahead.h"
+#include "khatri_rao.h"
 #include "parallel.h"
 #include "runs.h"
 #include "tile.h"
 
 namespace graftwork {
 
-constexpr int64_t kFactorPanel = 32;
 constexpr int64_t kRowsPerTile = 8;
 
 // One row of the slot table: (4,) int64.
@@ -21,7 +23,13 @@ struct LowRankSlot {
   int64_t a;         // address of A, 0 where the slot has no pair
   int64_t b;         // address of B
   int64_t rank;
-  int64_t bfloat16;  // 1: bfloat16 factors, 0: float32
+  int64_t format;  // bit 0: bfloat16 factors, else float32; bit 1: Khatri-Rao products
+
+  bool is_bfloat16() const { return format & 1; }
+  bool is_product() const { return format & 2; }
+  int64_t stored() const { return is_product() ? 2 * rank : rank; }      // rows of A in memory
+  int64_t width() const { return is_product() ? rank * rank : rank; }    // of x A^T
+  int64_t element() const { return is_bfloat16() ? sizeof(BFloat16) : sizeof(float); }  // bytes
 };
 
 struct LowRankShape {
@@ -45,80 +53,16 @@ struct RowTile {
   const LowRankSum* sum;
 };
 
-enum class Factors { kBoth, kFirst };
-
-// Asks for the factors of a tile and then of the next in the order in which they are read, leaving
-// out those of the tile before, which are in the caches.
-class FactorsAhead {
- public:
-  static constexpr int64_t kLine = 64;
-
-  // previous: null where a thread begins; any other tile has asked for the beginning of `tile`'s.
-  FactorsAhead(const RowTile* previous, const RowTile& tile, const RowTile& next,
-               Factors wanted = Factors::kBoth)
-      : wanted_(wanted) {
-    const bool is_new = previous == nullptr || previous->slot.a != tile.slot.a;
-    if (is_new) add(tile);
-    if (next.slot.a != tile.slot.a) add(next);
-    next_ = spans_[0].begin;
-    if (previous == nullptr)
-      ask(kLead);
-    else if (is_new)
-      skip(kLead * kLine);
-  }
-
-  void ask(int64_t lines) {
-    for (; lines > 0 && span_ < count_; --lines) {
-      __builtin_prefetch(next_);
-      skip(kLine);
-    }
-  }
-
- private:
-  // How far to ask ahead of what is read: 16 KB. Eight ranks are read side by side, so that
-  // much less comes too late; more falls out of the caches again.
-  static constexpr int64_t kLead = 256;
-
-  struct Span {
-    const char* begin;
-    const char* end;
-  };
-
-  void add(const RowTile& tile) {
-    const LowRankShape& shape = tile.sum->shape;
-    const int64_t bytes = tile.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float);
-    const char* a = reinterpret_cast<const char*>(tile.slot.a);
-    const char* b = reinterpret_cast<const char*>(tile.slot.b);
-    const int64_t outputs = divide_up(shape.out_features, kFactorPanel) * kFactorPanel;
-    spans_[count_++] = {a, a + tile.slot.rank * shape.in_features * bytes};
-    if (wanted_ == Factors::kBoth) spans_[count_++] = {b, b + tile.slot.rank * outputs * bytes};
-  }
-
-  void skip(int64_t bytes) {
-    next_ += bytes;
-    while (span_ < count_ && next_ >= spans_[span_].end) {
-      const int64_t beyond = next_ - spans_[span_].end;
-      ++span_;
-      next_ = span_ < count_ ? spans_[span_].begin + beyond / kLine * kLine : nullptr;
-    }
-  }
-
-  const Factors wanted_;
-  Span spans_[4] = {};
-  int count_ = 0;
-  int span_ = 0;
-  const char* next_ = nullptr;
-};
-
-// hidden[r][j] = x[r] . a[j]
+// hidden[r][j] = x[r] . a[j]. With one row it asks for as much of `ahead` as it reads.
 template <class T, int kRows, int kRanks>
 inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, const T* a,
-                         FactorsAhead& ahead, float* hidden, int64_t hidden_stride) {
-  constexpr int64_t kLines = kRanks * kLanes * sizeof(T) / FactorsAhead::kLine;
+                         const char* ahead, float* hidden, int64_t hidden_stride) {
+  constexpr int64_t kBytes = kRanks * sizeof(T);
   Vec acc[kRows][kRanks] = {};
   const int64_t whole = in_features / kLanes * kLanes;
   for (int64_t k = 0; k < whole; k += kLanes) {
-    if constexpr (kRows == 1) ahead.ask(std::max<int64_t>(kLines, 1));
+    if constexpr (kRows == 1)
+      prefetch_lines<std::max<int>(1, kBytes * kLanes / kCacheLine)>(ahead + k * kBytes);
     Vec factor[kRanks];
 #pragma GCC unroll 8
     for (int j = 0; j < kRanks; ++j) factor[j] = load(a + j * in_features + k);
@@ -143,28 +87,39 @@ inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, 
 // hidden = x A^T for kRows rows
 template <class T, int kRows, int kRanks>
 void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x,
-             FactorsAhead& ahead, float* hidden) {
+             const char* ahead, float* hidden) {
   const T* a = reinterpret_cast<const T*>(slot.a);
-  const int64_t step = kRanks * shape.in_features;
+  const auto project_some = [&]<int kSome>(int64_t j) {
+    const int64_t start = j * shape.in_features;
+    project_tile<T, kRows, kSome>(shape.in_features, x, shape.x_stride, a + start,
+                                  ahead + start * sizeof(T), hidden + j, slot.rank);
+  };
   int64_t j = 0;
-  for (; j + kRanks <= slot.rank; j += kRanks, a += step)
-    project_tile<T, kRows, kRanks>(shape.in_features, x, shape.x_stride, a, ahead, hidden + j,
-                                   slot.rank);
-  for (; j < slot.rank; ++j, a += shape.in_features)
-    project_tile<T, kRows, 1>(shape.in_features, x, shape.x_stride, a, ahead, hidden + j,
-                              slot.rank);
+  for (; j + kRanks <= slot.rank; j += kRanks) project_some.template operator()<kRanks>(j);
+  for (; j < slot.rank; ++j) project_some.template operator()<1>(j);
 }
 
+// hidden = x A^T; asks for `ahead`, memory that will be read next.
 template <class T>
-void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x,
-                  FactorsAhead& ahead, float* hidden) {
+void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x, const char* ahead,
+                  float* hidden) {
+  const T* a = reinterpret_cast<const T*>(tile.slot.a);
+  const int64_t width = tile.slot.width();
+  x += tile.row * shape.x_stride;
   int64_t r = 0;
   for (; r + 4 <= tile.rows; r += 4)
-    project<T, 4, kTileRows / 3>(tile.slot, shape, x + (tile.row + r) * shape.x_stride,
-                                 ahead, hidden + r * tile.slot.rank);
+    if (tile.slot.is_product())
+      project_products<T, 4>(shape.in_features, tile.slot.rank, x + r * shape.x_stride,
+                             shape.x_stride, a, ahead, hidden + r * width);
+    else
+      project<T, 4, kTileRows / 3>(tile.slot, shape, x + r * shape.x_stride, ahead,
+                                   hidden + r * width);
   for (; r < tile.rows; ++r)
-    project<T, 1, 8>(tile.slot, shape, x + (tile.row + r) * shape.x_stride, ahead,
-                     hidden + r * tile.slot.rank);
+    if (tile.slot.is_product())
+      project_products<T, 1>(shape.in_features, tile.slot.rank, x + r * shape.x_stride,
+                             shape.x_stride, a, ahead, hidden + r * width);
+    else
+      project<T, 1, 8>(tile.slot, shape, x + r * shape.x_stride, ahead, hidden + r * width);
 }
 
 // y[r] += hidden[r] b for kRows rows and one panel of b: `count` outputs.
@@ -202,36 +157,39 @@ inline void expand_panel(const LowRankSlot& slot, int64_t out_features, int64_t 
                          const float* hidden, float* y, int64_t y_stride) {
   const int64_t first = panel * kFactorPanel;
   const int64_t count = std::min(kFactorPanel, out_features - first);
-  const T* b = reinterpret_cast<const T*>(slot.b) + first * slot.rank;
+  const T* b = reinterpret_cast<const T*>(slot.b) + first * slot.stored();
+  y += first;
+  const auto expand = [&]<int kRows>(int64_t r) {
+    const float* own = hidden + r * slot.width();
+    if (slot.is_product())
+      expand_products<T, kRows>(slot.rank, own, b, count, y + r * y_stride, y_stride);
+    else
+      expand_tile<T, kRows>(slot.rank, own, b, count, y + r * y_stride, y_stride);
+  };
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4)
-    expand_tile<T, 4>(slot.rank, hidden + r * slot.rank, b, count, y + r * y_stride + first,
-                      y_stride);
-  for (; r < rows; ++r)
-    expand_tile<T, 1>(slot.rank, hidden + r * slot.rank, b, count, y + r * y_stride + first,
-                      y_stride);
+  for (; r + 4 <= rows; r += 4) expand.template operator()<4>(r);
+  for (; r < rows; ++r) expand.template operator()<1>(r);
 }
 
-// y += hidden B^T
+// y += hidden B^T; asks for `ahead`, memory that will be read next.
 template <class T>
 void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hidden,
-                 FactorsAhead& ahead, float* y) {
+                 const char* ahead, float* y) {
   const int64_t panels = divide_up(shape.out_features, kFactorPanel);
-  // While A is read by four rows at a time nothing is asked for.
-  const int64_t a_share = tile.rows >= 4 ? divide_up(shape.in_features, panels) : 0;
-  const int64_t lines =
-      divide_up(tile.slot.rank * (kFactorPanel + a_share) * sizeof(T), FactorsAhead::kLine);
+  const int64_t bytes = tile.slot.stored() * kFactorPanel * sizeof(T);
   for (int64_t panel = 0; panel < panels; ++panel) {
-    ahead.ask(lines);
+    for (int64_t i = 0; i < bytes; i += kCacheLine) prefetch(ahead + panel * bytes + i);
     expand_panel<T>(tile.slot, shape.out_features, panel, tile.rows, hidden,
                     y + tile.row * shape.y_stride, shape.y_stride);
   }
 }
 
+// next: the tile after it.
 template <class T>
-void add_tile(const RowTile& tile, const float* x, FactorsAhead& ahead, float* hidden) {
-  project_rows<T>(tile, tile.sum->shape, x, ahead, hidden);
-  expand_rows<T>(tile, tile.sum->shape, hidden, ahead, tile.sum->y);
+void add_tile(const RowTile& tile, const RowTile& next, const float* x, float* hidden) {
+  project_rows<T>(tile, tile.sum->shape, x, reinterpret_cast<const char*>(tile.slot.b), hidden);
+  expand_rows<T>(tile, tile.sum->shape, hidden, reinterpret_cast<const char*>(next.slot.a),
+                 tile.sum->y);
 }
 
 inline std::vector<RowTile> row_tiles(const LowRankSum* sums, int64_t num_sums, const Run* runs,
@@ -260,12 +218,11 @@ inline void add_low_ranks(const LowRankSum* sums, int64_t num_sums, const Run* r
       const RowTile& tile = tiles[i];
       // With two threads the chunk after the next is the likely one.
       const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
-      FactorsAhead ahead(i > begin ? &tiles[i - 1] : nullptr, tile, next);
-      hidden.resize(tile.rows * tile.slot.rank);
-      if (tile.slot.bfloat16)
-        add_tile<BFloat16>(tile, x, ahead, hidden.data());
+      hidden.resize(tile.rows * tile.slot.width());
+      if (tile.slot.is_bfloat16())
+        add_tile<BFloat16>(tile, next, x, hidden.data());
       else
-        add_tile<float>(tile, x, ahead, hidden.data());
+        add_tile<float>(tile, next, x, hidden.data());
     }
   });
 }

@@ -61,16 +61,17 @@ struct BottleneckTile {
 };
 
 template <class T>
-void add_bottleneck_tile(const BottleneckTile& tile, FactorsAhead& ahead, float* hidden) {
+void add_bottleneck_tile(const BottleneckTile& tile, const BottleneckTile& next, float* hidden) {
   const BottleneckSlot& slot = *tile.slot;
   const LowRankShape& shape = tile.rows.sum->shape;
   float* y = tile.rows.sum->y;
   const int64_t rank = slot.factors.rank;
-  project_rows<T>(tile.rows, shape, y, ahead, hidden);
+  project_rows<T>(tile.rows, shape, y, reinterpret_cast<const char*>(slot.factors.b), hidden);
   for (int64_t row = 0; row < tile.rows.rows; ++row)
     for (int64_t j = 0; j < rank; ++j)
       hidden[row * rank + j] = activate(slot.activation, hidden[row * rank + j] + slot.down_bias[j]);
-  expand_rows<T>(tile.rows, shape, hidden, ahead, y);
+  expand_rows<T>(tile.rows, shape, hidden,
+                 reinterpret_cast<const char*>(next.slot->factors.a), y);
   for (int64_t row = tile.rows.row; row < tile.rows.row + tile.rows.rows; ++row)
     for (int64_t n = 0; n < shape.out_features; ++n)
       y[row * shape.y_stride + n] += slot.up_bias[n];
@@ -95,13 +96,12 @@ inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_
     std::vector<float> hidden;
     for (int64_t i = begin; i < end; ++i) {
       const BottleneckTile& tile = tiles[i];
-      const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
-      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows);
+      const BottleneckTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1)];
       hidden.resize(tile.rows.rows * tile.slot->factors.rank);
-      if (tile.slot->factors.bfloat16)
-        add_bottleneck_tile<BFloat16>(tile, ahead, hidden.data());
+      if (tile.slot->factors.is_bfloat16())
+        add_bottleneck_tile<BFloat16>(tile, next, hidden.data());
       else
-        add_bottleneck_tile<float>(tile, ahead, hidden.data());
+        add_bottleneck_tile<float>(tile, next, hidden.data());
     }
   });
 }

@@ -12,15 +12,16 @@ struct OutputScaleSlot {
   int64_t bias;
 };
 
-inline void scale_row(const OutputScaleSlot& slot, int64_t out_features, float* y) {
+// Outputs [first, stop) of one row.
+inline void scale_row(const OutputScaleSlot& slot, int64_t first, int64_t stop, float* y) {
   const float* scale = reinterpret_cast<const float*>(slot.scale);
   const float* bias = reinterpret_cast<const float*>(slot.bias);
   if (scale != nullptr && bias != nullptr)
-    for (int64_t n = 0; n < out_features; ++n) y[n] = y[n] * scale[n] + bias[n];
+    for (int64_t n = first; n < stop; ++n) y[n] = y[n] * scale[n] + bias[n];
   else if (scale != nullptr)
-    for (int64_t n = 0; n < out_features; ++n) y[n] *= scale[n];
+    for (int64_t n = first; n < stop; ++n) y[n] *= scale[n];
   else if (bias != nullptr)
-    for (int64_t n = 0; n < out_features; ++n) y[n] += bias[n];
+    for (int64_t n = first; n < stop; ++n) y[n] += bias[n];
 }
 
 inline void apply_output_scale(const OutputScaleSlot* slots, const Run* runs, int64_t count,
@@ -31,7 +32,7 @@ inline void apply_output_scale(const OutputScaleSlot* slots, const Run* runs, in
     float* first = y + runs[i].start * y_stride;
     for_each_chunk(runs[i].stop - runs[i].start, 64, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
-        scale_row(slot, out_features, first + row * y_stride);
+        scale_row(slot, 0, out_features, first + row * y_stride);
     });
   }
 }

@@ -1,5 +1,5 @@
 // y = x W^T + bias for int8 weights by groups along in_features, in integers; for several weights
-// with the same input in one go, low-rank terms of adapters included.
+// with the same input in one go, low-rank terms and output scales of adapters included.
 //
 // Each group of a row's activations becomes 16-bit integers under a scale of its own, so that
 // products and sums within a group are exact, at twice the rate of float32 and with weights that
@@ -12,6 +12,7 @@
 
 #include "ahead.h"
 #include "low_rank.h"
+#include "output_scale.h"
 #include "panel_linear.h"
 #include "scratch.h"
 
@@ -177,6 +178,7 @@ struct RoundedProduct {
   PanelWeights w;
   float* y;                  // (rows, w.out_features)
   const LowRankSlot* slots;  // null where no adapter adds a low-rank term
+  const OutputScaleSlot* scales = nullptr;  // null where none comes right after the low-rank terms
 };
 
 // The products of one input, their panels laid end to end.
@@ -193,7 +195,7 @@ struct RoundedProducts {
 
   // Panels that one thread takes in a row: the memory behind one is asked for while it is computed.
   int64_t neighbours() const {
-    constexpr int64_t kTurns = 3;  // of each thread, for where one of them is late
+    constexpr int64_t kTurns = 6;  // of each thread, for where one of them is late
     return divide_up(panels(), kTurns * at::get_num_threads());
   }
 
@@ -217,43 +219,58 @@ struct RoundedProducts {
 struct ProjectedRun {
   LowRankSlot slot;
   int64_t start, stop;
-  const float* hidden;  // (stop - start, slot.rank)
+  const float* hidden;  // (stop - start, slot.width())
 };
 
-// The low-rank terms of one product's rows, added panel by panel where the panel is in the caches
-// anyway; the factors of one panel are asked for while the one before is multiplied.
-class ProjectedRuns {
- public:
-  void add(const ProjectedRun& run) { runs_.push_back(run); }
+struct ScaledRun {
+  OutputScaleSlot slot;
+  int64_t start, stop;
+};
 
-  bool empty() const { return runs_.empty(); }
+// What adapters do to one product's rows, panel by panel while the panel is in the caches: low-rank
+// terms are added, then outputs scaled. What is read for it is asked for while the panel before is
+// multiplied.
+class PanelEdits {
+ public:
+  void add(const ProjectedRun& run) { added_.push_back(run); }
+  void add(const ScaledRun& run) { scaled_.push_back(run); }
 
   // Rows [begin, stop) of y: (rows, out_features).
-  void add_panel(int64_t panel, int64_t begin, int64_t stop, int64_t out_features, float* y) const {
-    for (const ProjectedRun& run : runs_) {
+  void apply(int64_t panel, int64_t begin, int64_t stop, int64_t out_features, float* y) const {
+    for (const ProjectedRun& run : added_) {
       const int64_t first = std::max(begin, run.start), last = std::min(stop, run.stop);
       if (first >= last) continue;
-      const float* hidden = run.hidden + (first - run.start) * run.slot.rank;
+      const float* hidden = run.hidden + (first - run.start) * run.slot.width();
       float* rows = y + first * out_features;
-      if (run.slot.bfloat16)
+      if (run.slot.is_bfloat16())
         expand_panel<BFloat16>(run.slot, out_features, panel, last - first, hidden, rows,
                                out_features);
       else
         expand_panel<float>(run.slot, out_features, panel, last - first, hidden, rows, out_features);
     }
+    const int64_t output = panel * kPanel, end = std::min(output + kPanel, out_features);
+    for (const ScaledRun& run : scaled_)
+      for (int64_t row = std::max(begin, run.start); row < std::min(stop, run.stop); ++row)
+        scale_row(run.slot, output, end, y + row * out_features);
   }
 
-  // Appends where the factors of `panel` lie.
-  void locate_panel(int64_t panel, BlocksAhead& blocks) const {
-    for (const ProjectedRun& run : runs_) {
-      const int64_t bytes =
-          run.slot.rank * kFactorPanel * (run.slot.bfloat16 ? sizeof(BFloat16) : sizeof(float));
+  // Appends where that lies for `panel`; `is_first`: of those that this thread computes in a row.
+  void locate(int64_t panel, bool is_first, BlocksAhead& blocks) const {
+    for (const ProjectedRun& run : added_) {
+      const int64_t bytes = run.slot.stored() * kFactorPanel * run.slot.element();
       blocks.add(reinterpret_cast<const char*>(run.slot.b) + panel * bytes, bytes);
     }
+    constexpr int64_t kPanelsOfBlock = BlocksAhead::kBytes / (kPanel * sizeof(float));
+    if (is_first || panel % kPanelsOfBlock == 0)
+      for (const ScaledRun& run : scaled_)
+        for (const int64_t values : {run.slot.scale, run.slot.bias})
+          if (values != 0)
+            blocks.add(reinterpret_cast<const char*>(values) + panel * kPanel * sizeof(float), 1);
   }
 
  private:
-  std::vector<ProjectedRun> runs_;
+  std::vector<ProjectedRun> added_;
+  std::vector<ScaledRun> scaled_;
 };
 
 // Of this thread, kept for its memory.
@@ -272,27 +289,28 @@ constexpr int kFewRows = kLanes == 16 ? kTileRows : 4;
 
 template <int kRows = 1>
 void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, const Rounded& x,
-                              const ProjectedRuns* terms) {
+                              const PanelEdits* edits) {
   constexpr int64_t kPanels = kMostPanels<kRows>;
   if (rows == kRows)
     for_each_chunk(products.panels(), products.neighbours(), [&](int64_t begin, int64_t end) {
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
-        const ProjectedRuns& own = terms[&p - products.first];
+        const PanelEdits& own = edits[&p - products.first];
         BlocksAhead& ahead = blocks_ahead();
+        const int64_t begin_of_part = panel;
         for (; panel < stop; panel += kPanels) {
           const int64_t count = std::min<int64_t>(kPanels, stop - panel);
           ahead.clear();
-          for (int64_t i = panel; i < panel + count; ++i) own.locate_panel(i, ahead);
+          for (int64_t i = panel; i < panel + count; ++i) own.locate(i, i == begin_of_part, ahead);
           products.locate_later(begin, count, ahead);
           begin += count;
           few_rounded_rows_chunk<kRows>(p.w, panel, count, x, ahead, p.y);
           for (int64_t i = panel; i < panel + count; ++i)
-            own.add_panel(i, 0, rows, p.w.out_features, p.y);
+            own.apply(i, 0, rows, p.w.out_features, p.y);
         }
       });
     });
   else if constexpr (kRows < kFewRows)
-    few_rounded_rows_linears<kRows + 1>(products, rows, x, terms);
+    few_rounded_rows_linears<kRows + 1>(products, rows, x, edits);
 }
 
 // Many rows: a group of a panel is widened once into the first-level cache and used by all rows.
@@ -326,7 +344,7 @@ inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows
 
 // Rounds the rows of x, and multiplies them by the first factors of their adapters.
 inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const float* x,
-                            const Run* runs, int64_t num_runs, std::vector<ProjectedRuns>& terms) {
+                            const Run* runs, int64_t num_runs, std::vector<PanelEdits>& edits) {
   const PanelWeights& any = products.first->w;
   const Rounded rounded = space_for_rounded(any, rows);
   std::vector<LowRankSum> sums;
@@ -334,19 +352,25 @@ inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const
   for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p) {
     sums.push_back({p->slots, {any.in_features, p->w.out_features, any.in_features, 0}, nullptr});
     for (int64_t i = 0; p->slots != nullptr && i < num_runs; ++i)
-      width += p->slots[runs[i].slot].rank * (runs[i].stop - runs[i].start);
+      width += p->slots[runs[i].slot].width() * (runs[i].stop - runs[i].start);
   }
+  for (int64_t place = 0; place < products.count; ++place)
+    for (int64_t i = 0; products.first[place].scales != nullptr && i < num_runs; ++i) {
+      const OutputScaleSlot& slot = products.first[place].scales[runs[i].slot];
+      if (slot.scale != 0 || slot.bias != 0)
+        edits[place].add(ScaledRun{slot, runs[i].start, runs[i].stop});
+    }
   std::vector<ProjectionTile> tiles;
   float* hidden = scratch<3>(width);
   for (int64_t place = 0; place < products.count; ++place)
     for (int64_t i = 0; sums[place].slots != nullptr && i < num_runs; ++i) {
       const LowRankSlot& slot = sums[place].slots[runs[i].slot];
       if (slot.a == 0) continue;
-      terms[place].add({slot, runs[i].start, runs[i].stop, hidden});
+      edits[place].add(ProjectedRun{slot, runs[i].start, runs[i].stop, hidden});
       for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile) {
         const int64_t count = std::min<int64_t>(kRowsPerTile, runs[i].stop - row);
         tiles.push_back({{slot, row, count, &sums[place]}, hidden});
-        hidden += count * slot.rank;
+        hidden += count * slot.width();
       }
     }
   constexpr int64_t kRowsAtOnce = 16;
@@ -362,9 +386,8 @@ inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const
       const ProjectionTile& tile = tiles[i];
       // With two threads the chunk after the next is the likely one.
       const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
-      FactorsAhead ahead(i > begin ? &tiles[i - 1].rows : nullptr, tile.rows, tiles[after].rows,
-                         Factors::kFirst);
-      if (tile.rows.slot.bfloat16)
+      const char* ahead = reinterpret_cast<const char*>(tiles[after].rows.slot.a);
+      if (tile.rows.slot.is_bfloat16())
         project_rows<BFloat16>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
       else
         project_rows<float>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
@@ -374,30 +397,31 @@ inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const
 }
 
 // x: (rows, in_features); weights of the same in_features and group; can_round(group). Adds to each
-// product's rows the low-rank terms of their slots.
+// product's rows the low-rank terms of their slots, and scales them.
 inline void rounded_linears(const RoundedProducts& products, int64_t rows, const float* x,
                             const Run* runs, int64_t num_runs) {
   constexpr int64_t kRowBlock = 128;  // its sums and its slice of x stay in the caches
   const PanelWeights& any = products.first->w;
-  std::vector<ProjectedRuns> terms(products.count);
-  const Rounded rounded = prepare_rows(products, rows, x, runs, num_runs, terms);
-  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded, terms.data());
+  std::vector<PanelEdits> edits(products.count);
+  const Rounded rounded = prepare_rows(products, rows, x, runs, num_runs, edits);
+  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded, edits.data());
   const int64_t panels = products.panels();
   for (int64_t first = 0; first < rows; first += kRowBlock) {
     const int64_t count = std::min(kRowBlock, rows - first);
     for_each_chunk(panels, products.neighbours(), [&](int64_t begin, int64_t end) {
       alignas(64) float sums[kRowBlock * kPanel];
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
-        const ProjectedRuns& own = terms[&p - products.first];
+        const PanelEdits& own = edits[&p - products.first];
         BlocksAhead& ahead = blocks_ahead();
+        const int64_t begin_of_part = panel;
         for (; panel < stop; ++panel) {
           ahead.clear();
-          own.locate_panel(panel, ahead);
+          own.locate(panel, panel == begin_of_part, ahead);
           if (first == 0) products.locate_later(begin++, 1, ahead);
           many_rounded_rows(p.w, panel, count, rounded.codes + first * any.in_features,
                             rounded.scales + first * any.groups(), ahead,
                             p.y + first * p.w.out_features, sums);
-          own.add_panel(panel, first, first + count, p.w.out_features, p.y);
+          own.apply(panel, first, first + count, p.w.out_features, p.y);
         }
       });
     });
@@ -412,10 +436,10 @@ inline void multiply_int8(const RoundedProducts& products, int64_t rows, const f
   if (can_round(any.group)) return rounded_linears(products, rows, x, runs, num_runs);
   for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p) {
     panel_linear<Int8Codes>(p->w, rows, x, p->y);
-    if (p->slots == nullptr) continue;
-    const LowRankSum sum{
-        p->slots, {any.in_features, p->w.out_features, any.in_features, p->w.out_features}, p->y};
-    add_low_ranks(&sum, 1, runs, num_runs, x);
+    const int64_t out = p->w.out_features;
+    const LowRankSum sum{p->slots, {any.in_features, out, any.in_features, out}, p->y};
+    if (p->slots != nullptr) add_low_ranks(&sum, 1, runs, num_runs, x);
+    if (p->scales != nullptr) apply_output_scale(p->scales, runs, num_runs, out, out, p->y);
   }
 }
 

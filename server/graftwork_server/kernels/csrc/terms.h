@@ -7,7 +7,6 @@
 
 #include "circulant.h"
 #include "dense.h"
-#include "khatri_rao.h"
 #include "kronecker.h"
 #include "parallel.h"
 #include "runs.h"
@@ -25,7 +24,6 @@ enum TermKind : int64_t {
   kKronecker,
   kCirculant,
   kSparse,
-  kKhatriRao,
   kSharedLowRank,
   kSharedBases,
   kSpectral,
@@ -47,8 +45,6 @@ inline void add_term(const TermSlot& slot, const TermRows& rows, Ahead ahead) {
       return add_circulant(parameters_of<Circulant>(slot), rows, ahead);
     case kSparse:
       return add_sparse(parameters_of<Sparse>(slot), rows, ahead);
-    case kKhatriRao:
-      return add_khatri_rao(parameters_of<KhatriRao>(slot), rows, ahead);
   }
 }
 
