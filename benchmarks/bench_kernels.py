@@ -187,7 +187,10 @@ def low_rank_cases() -> Iterator[Case]:
 
 
 def attend_all(
-    attend: Callable[..., Tensor], q: Tensor, caches: list[Tensor], arguments: dict[str, Any]
+    attend: Callable[..., Tensor],
+    q: Tensor,
+    caches: list[tuple[Tensor, Tensor]],
+    arguments: dict[str, Any],
 ) -> None:
     for layer in range(LAYERS):
         k_cache, v_cache = caches[layer % len(caches)]
@@ -206,8 +209,13 @@ def attention_cases() -> Iterator[Case]:
         max_blocks = max(-(-context // BLOCK_SIZE) for _, context in sequences)
         total = len(sequences) * max_blocks
         # Enough caches that the last-level cache does not hold them all.
-        shape = (2, total, KV_HEADS, BLOCK_SIZE, HEAD_DIM)
-        caches = [torch.randn(shape) for _ in range(LAYERS if total < 300 else 6)]
+        caches = [
+            (
+                torch.randn(total, KV_HEADS, HEAD_DIM, BLOCK_SIZE),
+                torch.randn(total, KV_HEADS, BLOCK_SIZE, HEAD_DIM),
+            )
+            for _ in range(LAYERS if total < 300 else 6)
+        ]
         starts = [0, *accumulate(queries for queries, _ in sequences)]
         arguments = {
             "block_tables": torch.randperm(total).int().reshape(len(sequences), max_blocks),

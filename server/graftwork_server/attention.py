@@ -24,8 +24,8 @@ PAGED_ATTENTION = "graftwork_paged"
 class KvCache:
     """Keys and values of one layer, by blocks of positions."""
 
-    keys: Tensor  # (num_blocks, num_kv_heads, block_size, head_dim)
-    values: Tensor  # the same
+    keys: Tensor  # (num_blocks, num_kv_heads, head_dim, block_size)
+    values: Tensor  # (num_blocks, num_kv_heads, block_size, head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +168,9 @@ def allocate_kv_caches(
     """
     caches = []
     for num_kv_heads, head_dim in shapes:
-        shape = (num_blocks, num_kv_heads, block_size, head_dim)
-        keys = torch.empty(shape, dtype=dtype, device=device)
-        values = torch.empty(shape, dtype=dtype, device=device)
+        blocks = (num_blocks, num_kv_heads)
+        keys = torch.empty((*blocks, head_dim, block_size), dtype=dtype, device=device)
+        values = torch.empty((*blocks, block_size, head_dim), dtype=dtype, device=device)
         caches.append(KvCache(keys, values))
     return tuple(caches)
 

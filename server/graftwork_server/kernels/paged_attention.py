@@ -1,7 +1,8 @@
 """Causal attention over a paged key/value cache (Kwon et al., arXiv:2309.06180).
 
-The cache of a layer is two tensors (num_blocks, num_kv_heads, block_size, head_dim); position p of
-a sequence is offset p % block_size of its block p // block_size. On the CPU a query's bits depend
+The cache of a layer is two tensors, keys (num_blocks, num_kv_heads, head_dim, block_size), turned
+around, and values (num_blocks, num_kv_heads, block_size, head_dim); position p of a sequence is offset
+p % block_size of its block p // block_size. On the CPU a query's bits depend
 on its own keys only: not on other sequences, and not on how its prompt was cut into chunks.
 """
 
@@ -15,7 +16,8 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
     """Writes the keys and values of a step's tokens into the cache, in place.
 
     k, v: (tokens, kv_heads, head_dim) float32; tokens and heads may be strided
-    k_cache, v_cache: (num_blocks, kv_heads, block_size, head_dim) float32
+    k_cache: (num_blocks, kv_heads, head_dim, block_size) float32
+    v_cache: (num_blocks, kv_heads, block_size, head_dim) float32
     slot_mapping: (tokens,) int64, block * block_size + offset of each token
 
     Raises RuntimeError where shapes, dtypes or indices do not fit.
@@ -30,9 +32,9 @@ def store_kv_reference(
     k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
 ) -> None:
     """The same in plain torch, on any device."""
-    block_size = k_cache.shape[2]
+    block_size = v_cache.shape[2]
     blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
-    k_cache[blocks, :, offsets] = k
+    k_cache[blocks, :, :, offsets] = k
     v_cache[blocks, :, offsets] = v
 
 
@@ -51,7 +53,8 @@ def paged_attention(
     """Attention of a ragged batch; each sequence's queries are its last positions.
 
     q: (tokens, heads, head_dim) float32, heads a multiple of kv_heads; may be strided
-    k_cache, v_cache: (num_blocks, kv_heads, block_size, head_dim) float32, keys of q included
+    k_cache: (num_blocks, kv_heads, head_dim, block_size) float32, keys of q included
+    v_cache: (num_blocks, kv_heads, block_size, head_dim) float32
     block_tables: (sequences, max_blocks) int32
     query_start: (sequences + 1,) int32, first token of each sequence in q, then their number
     context_lens: (sequences,) int32, keys visible to the last query of each sequence; this one and
@@ -102,7 +105,7 @@ def paged_attention_reference(
     softcap: float | None = None,
 ) -> Tensor:
     """The same in plain torch, on any device, one sequence after the other."""
-    block_size = k_cache.shape[2]
+    block_size = v_cache.shape[2]
     group = q.shape[1] // k_cache.shape[1]
     starts, contexts = query_start.tolist(), context_lens.tolist()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -112,7 +115,7 @@ def paged_attention_reference(
         keys, values = (
             # (kv_heads, context, head_dim), then one copy per query head
             cache[blocks].transpose(0, 1).flatten(1, 2)[:, :context].repeat_interleave(group, dim=0)
-            for cache in (k_cache, v_cache)
+            for cache in (k_cache.transpose(2, 3), v_cache)
         )
         scores = q[start:stop].transpose(0, 1) @ keys.transpose(1, 2) * scale
         if softcap is not None:

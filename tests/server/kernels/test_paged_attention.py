@@ -32,9 +32,9 @@ def make_batch(sequences, kv_heads, block_size, head_dim):
     """sequences: (number of queries, context length)."""
     blocks = [-(-context // block_size) for _, context in sequences]
     total = sum(blocks) + 2
-    shape = (total, kv_heads, block_size, head_dim)
     # What no sequence owns is garbage that must not be read.
-    k_cache, v_cache = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
+    k_cache = torch.full((total, kv_heads, head_dim, block_size), torch.nan)
+    v_cache = torch.full((total, kv_heads, block_size, head_dim), torch.nan)
     free = torch.randperm(total).tolist()
     tables = torch.zeros(len(sequences), max([*blocks, 1]), dtype=torch.int32)
     for i, (_, context) in enumerate(sequences):
@@ -83,12 +83,15 @@ def test_kernel_agrees_with_reference(
     context=st.integers(1, 300),
     chunk=st.integers(1, 100),
     window=st.sampled_from([None, 5, 90]),
+    block_size=st.sampled_from([16, 20]),
     seed=st.integers(0, 1000),
 )
-def test_bits_depend_neither_on_chunking_nor_on_neighbours(context, chunk, window, seed):
+def test_bits_depend_neither_on_chunking_nor_on_neighbours(
+    context, chunk, window, block_size, seed
+):
     torch.manual_seed(seed)
     heads, kv_heads, dim = 6, 2, 16
-    batch = make_batch([(context, context), (3, 40)], kv_heads, 16, dim)
+    batch = make_batch([(context, context), (3, 40)], kv_heads, block_size, dim)
     q = torch.randn(context + 3, heads, dim)
     options = {"scale": 0.25, "sliding_window": window}
     whole = paged_attention(q, batch.k_cache, batch.v_cache, **batch.arguments(), **options)
@@ -127,11 +130,11 @@ def test_strided_queries_keys_and_values():
     assert torch.equal(out, dense)
     k, v = torch.randn(2, 2, 8, 16).transpose(1, 2)
     mapping = torch.randperm(40)[:8]
-    caches = torch.zeros(2, 3, 2, 16, 16)
-    expected = torch.zeros_like(caches)
-    store_kv(k, v, caches[0], caches[1], mapping)
-    store_kv_reference(k, v, expected[0], expected[1], mapping)
-    assert torch.equal(caches, expected)
+    found, expected = ((torch.zeros(2, 2, 16, 20), torch.zeros(2, 2, 20, 16)) for _ in range(2))
+    store_kv(k, v, *found, mapping)
+    store_kv_reference(k, v, *expected, mapping)
+    for cache, wanted in zip(found, expected, strict=True):
+        assert torch.equal(cache, wanted)
 
 
 def test_indices_outside_the_cache_are_errors():

@@ -75,17 +75,20 @@ const Slot* check_slots(const Tensor& slots) {
 inline void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
   check_contiguous(k_cache, at::kFloat, 4, "k_cache");
   check_contiguous(v_cache, at::kFloat, 4, "v_cache");
-  TORCH_CHECK(k_cache.sizes() == v_cache.sizes() && k_cache.numel() > 0,
-              "k_cache and v_cache must have the same shape and not be empty");
+  TORCH_CHECK(k_cache.size(0) == v_cache.size(0) && k_cache.size(1) == v_cache.size(1) &&
+                  k_cache.size(2) == v_cache.size(3) && k_cache.size(3) == v_cache.size(2) &&
+                  k_cache.numel() > 0,
+              "k_cache must be (blocks, kv_heads, head_dim, block_size), v_cache (blocks, kv_heads, "
+              "block_size, head_dim), and neither empty");
 }
 
 inline const int64_t* check_mapping(const Tensor& slot_mapping, int64_t tokens,
-                                    const Tensor& cache) {
+                                    const Tensor& v_cache) {
   check_contiguous(slot_mapping, at::kLong, 1, "slot_mapping");
   TORCH_CHECK(slot_mapping.size(0) == tokens, "slot_mapping must have a place for each token");
   const int64_t* mapping = slot_mapping.const_data_ptr<int64_t>();
   for (int64_t t = 0; t < tokens; ++t)
-    TORCH_CHECK(mapping[t] >= 0 && mapping[t] < cache.size(0) * cache.size(2), "slot_mapping[", t,
+    TORCH_CHECK(mapping[t] >= 0 && mapping[t] < v_cache.size(0) * v_cache.size(2), "slot_mapping[", t,
                 "] = ", mapping[t], " is outside the cache");
   return mapping;
 }

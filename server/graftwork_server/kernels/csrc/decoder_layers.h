@@ -179,10 +179,8 @@ class LayerRunner {
     rotate_heads(q_.get(), step_.cosine, step_.sine, step_.tokens, s.heads, s.head_dim);
     rotate_heads(k_.get(), step_.cosine, step_.sine, step_.tokens, s.kv_heads, s.head_dim);
     const int64_t stride = s.kv_heads * s.head_dim;
-    store_kv(step_.tokens, s.kv_heads, s.block_size, s.head_dim, k_.get(), stride, s.head_dim,
-             step_.slot_mapping, layer.k_cache);
-    store_kv(step_.tokens, s.kv_heads, s.block_size, s.head_dim, v_.get(), stride, s.head_dim,
-             step_.slot_mapping, layer.v_cache);
+    store_kv(step_.tokens, s.kv_heads, s.block_size, s.head_dim, {k_.get(), stride, s.head_dim},
+             {v_.get(), stride, s.head_dim}, step_.slot_mapping, layer.k_cache, layer.v_cache);
     paged_attention(s, step_.sequences, step_.query_start, step_.context_lens, step_.block_tables,
                     q_.get(), layer.k_cache, layer.v_cache, attended_.get());
     const GatedPromptShape gated{s.heads,    s.kv_heads, s.head_dim, s.heads * s.head_dim,

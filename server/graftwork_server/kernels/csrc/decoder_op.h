@@ -139,6 +139,10 @@ inline Tensor run_decoder_layers_op(const c10::intrusive_ptr<DecoderLayers>& lay
                   static_cast<int64_t>(v_caches.size()) == count,
               "there are ", count, " layers, ", k_caches.size(), " caches of keys and ",
               v_caches.size(), " of values");
+  for (int64_t i = 0; i < count; ++i) {
+    check_cache(k_caches[i], v_caches[i]);
+    TORCH_CHECK(k_caches[i].sizes() == k_caches[0].sizes(), "the caches of two layers differ");
+  }
   check_contiguous(x, at::kFloat, 2, "x");
   check_contiguous(cosine, at::kFloat, 2, "cosine");
   check_contiguous(sine, at::kFloat, 2, "sine");
@@ -150,13 +154,13 @@ inline Tensor run_decoder_layers_op(const c10::intrusive_ptr<DecoderLayers>& lay
   step.num_runs = runs.size(0);
   step.cosine = cosine.const_data_ptr<float>();
   step.sine = sine.const_data_ptr<float>();
-  step.slot_mapping = check_mapping(slot_mapping, tokens, k_caches[0]);
+  step.slot_mapping = check_mapping(slot_mapping, tokens, v_caches[0]);
   step.sequences = context_lens.size(0);
   AttentionShape& s = step.attention;
   const DecoderLayer any = layers->view(0, nullptr, nullptr);
-  s.head_dim = k_caches[0].size(3);
-  s.kv_heads = k_caches[0].size(1);
-  s.block_size = k_caches[0].size(2);
+  s.head_dim = v_caches[0].size(3);
+  s.kv_heads = v_caches[0].size(1);
+  s.block_size = v_caches[0].size(2);
   s.heads = any.q.w.out_features / s.head_dim;
   s.max_blocks = block_tables.size(-1);
   s.q_stride = s.heads * s.head_dim;
@@ -166,11 +170,7 @@ inline Tensor run_decoder_layers_op(const c10::intrusive_ptr<DecoderLayers>& lay
                   any.k.w.out_features == s.kv_heads * s.head_dim && cosine.size(0) == tokens &&
                   cosine.size(1) == s.head_dim && sine.sizes() == cosine.sizes(),
               "x ", x.sizes(), ", cosine ", cosine.sizes(), " and sine ", sine.sizes(),
-              " do not fit the layers or the cache ", k_caches[0].sizes());
-  for (int64_t i = 0; i < count; ++i) {
-    check_cache(k_caches[i], v_caches[i]);
-    TORCH_CHECK(k_caches[i].sizes() == k_caches[0].sizes(), "the caches of two layers differ");
-  }
+              " do not fit the layers or the cache ", v_caches[0].sizes());
   check_sequences(block_tables, query_start, context_lens, tokens, k_caches[0].size(0),
                   s.block_size);
   step.query_start = query_start.const_data_ptr<int32_t>();

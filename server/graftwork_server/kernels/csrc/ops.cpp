@@ -131,14 +131,14 @@ void store_kv_op(const Tensor& k, const Tensor& v, Tensor& k_cache, Tensor& v_ca
   check_rows(k, 3, "k");
   check_rows(v, 3, "v");
   check_cache(k_cache, v_cache);
-  const int64_t heads = k_cache.size(1), block_size = k_cache.size(2), dim = k_cache.size(3);
+  const int64_t heads = v_cache.size(1), block_size = v_cache.size(2), dim = v_cache.size(3);
   TORCH_CHECK(k.sizes() == v.sizes() && k.size(1) == heads && k.size(2) == dim,
               "k and v must be (tokens, kv_heads, head_dim) and fit the cache");
-  const int64_t* mapping = check_mapping(slot_mapping, k.size(0), k_cache);
-  store_kv(k.size(0), heads, block_size, dim, k.const_data_ptr<float>(), k.stride(0), k.stride(1),
-           mapping, k_cache.mutable_data_ptr<float>());
-  store_kv(v.size(0), heads, block_size, dim, v.const_data_ptr<float>(), v.stride(0), v.stride(1),
-           mapping, v_cache.mutable_data_ptr<float>());
+  const int64_t* mapping = check_mapping(slot_mapping, k.size(0), v_cache);
+  store_kv(k.size(0), heads, block_size, dim,
+           {k.const_data_ptr<float>(), k.stride(0), k.stride(1)},
+           {v.const_data_ptr<float>(), v.stride(0), v.stride(1)}, mapping,
+           k_cache.mutable_data_ptr<float>(), v_cache.mutable_data_ptr<float>());
 }
 
 Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -149,17 +149,17 @@ Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   check_cache(k_cache, v_cache);
   AttentionShape s{};
   s.heads = q.size(1);
-  s.kv_heads = k_cache.size(1);
+  s.kv_heads = v_cache.size(1);
   s.head_dim = q.size(2);
-  s.block_size = k_cache.size(2);
+  s.block_size = v_cache.size(2);
   s.max_blocks = block_tables.size(-1);
   s.q_stride = q.stride(0);
   s.q_head_stride = q.stride(1);
   s.scale = static_cast<float>(scale);
   s.sliding_window = sliding_window.value_or(0);
   s.softcap = static_cast<float>(softcap.value_or(0.0));
-  TORCH_CHECK(s.head_dim == k_cache.size(3) && s.heads % s.kv_heads == 0, "q ", q.sizes(),
-              " does not fit the cache ", k_cache.sizes());
+  TORCH_CHECK(s.head_dim == v_cache.size(3) && s.heads % s.kv_heads == 0, "q ", q.sizes(),
+              " does not fit the cache ", v_cache.sizes());
   TORCH_CHECK(!sliding_window || *sliding_window > 0, "sliding_window must be positive");
   TORCH_CHECK(!softcap || *softcap > 0, "softcap must be positive");
   check_sequences(block_tables, query_start, context_lens, q.size(0), k_cache.size(0),

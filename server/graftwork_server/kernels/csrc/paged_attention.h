@@ -1,7 +1,8 @@
 // Causal attention over a paged key/value cache, keys and values read in place.
 //
 // Work is cut by sequence, key/value head and block of queries. The query heads that share a
-// key/value head are rows of one tile. The softmax is online over blocks of 64 keys that are
+// key/value head are rows of one tile. Keys are stored turned around, (head_dim, block_size) in each
+// block, so that scores are computed for many keys at once. The softmax is online over blocks of 64 keys that are
 // aligned to position 0, so a query's result depends on its own keys only: masked keys add exact
 // zeros, fully masked blocks change nothing, and neither neighbours nor the chunking of the prompt
 // can change a bit.
@@ -70,26 +71,83 @@ inline const float* cache_row(const AttentionShape& s, const AttentionItem& item
          (item.kv_head * s.block_size + position % s.block_size) * s.head_dim;
 }
 
-// keys[d][j] = cache[first + j][d]
-inline void transpose_keys(const AttentionShape& s, const AttentionItem& item,
-                           const float* k_cache, int64_t first, int64_t count, float* keys) {
-  const int64_t whole = s.head_dim / kLanes * kLanes;
-  const float* rows[kLanes];
-  for (int64_t j = 0; j < count; j += kLanes) {
-    // Rows past the end repeat the last one; their columns are masked.
-    for (int64_t i = 0; i < kLanes; ++i)
-      rows[i] = cache_row(s, item, k_cache, first + std::min(j + i, count - 1));
-    for (int64_t d = 0; d < whole; d += kLanes) {
-      Vec square[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) square[i] = load(rows[i] + d);
-      transpose(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(keys + (d + i) * kKeyBlock + j, square[i]);
-    }
-    for (int64_t d = whole; d < s.head_dim; ++d)
-      for (int64_t i = 0; i < kLanes; ++i) keys[d * kKeyBlock + j + i] = rows[i][d];
+// Where vectors of keys lie: that of dimension d is at start[v] + d * stride, kLanes keys wide.
+struct KeyVectors {
+  static constexpr int64_t kCount = kKeyBlock / kLanes;
+
+  const float* start[kCount];
+  int64_t stride;
+};
+
+// Of the keys from `first` on. Where blocks do not hold whole vectors, the keys are copied first. Keys
+// past the end of the sequence are anything; their columns are masked.
+inline KeyVectors key_vectors(const AttentionShape& s, const AttentionItem& item,
+                              const float* k_cache, int64_t first, int64_t count, float* copied) {
+  const auto key = [&](int64_t position) {
+    return k_cache + item.blocks[position / s.block_size] * s.block_floats() +
+           item.kv_head * s.block_size * s.head_dim + position % s.block_size;
+  };
+  KeyVectors out;
+  if (s.block_size % kLanes == 0) {
+    out.stride = s.block_size;
+    for (int64_t j = 0; j < count; j += kLanes) out.start[j / kLanes] = key(first + j);
+    return out;
   }
+  out.stride = kKeyBlock;
+  for (int64_t j = 0; j < count; ++j) {
+    const float* from = key(first + j);
+    for (int64_t d = 0; d < s.head_dim; ++d) copied[d * kKeyBlock + j] = from[d * s.block_size];
+  }
+  for (int64_t v = 0; v < KeyVectors::kCount; ++v) out.start[v] = copied + v * kLanes;
+  return out;
+}
+
+// scores[r][j] = q[r] . key j for kRows rows and kVecs vectors of keys: chains over d ascending, as in
+// multiply().
+template <int kRows, int kVecs>
+inline void score_tile(int64_t head_dim, const float* q, int64_t q_stride,
+                       const float* const* keys, int64_t stride, float* scores) {
+  Vec acc[kRows][kVecs] = {};
+  for (int64_t d = 0; d < head_dim; ++d) {
+    Vec key[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) key[v] = load(keys[v] + d * stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const float x = q[r * q_stride + d];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) acc[r][v] = fma(key[v], x, acc[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) store(scores + r * kKeyBlock + v * kLanes, acc[r][v]);
+}
+
+template <int kRows, int kVecs>
+inline void score_rows(int64_t rows, int64_t head_dim, const float* q, int64_t q_stride,
+                       const float* const* keys, int64_t stride, float* scores) {
+  if (rows == kRows)
+    score_tile<kRows, kVecs>(head_dim, q, q_stride, keys, stride, scores);
+  else if constexpr (kRows > 1)
+    score_rows<kRows - 1, kVecs>(rows, head_dim, q, q_stride, keys, stride, scores);
+}
+
+// Scores of all rows for `vectors` vectors of keys.
+inline void score(const AttentionShape& s, int64_t rows, int64_t vectors, const KeyVectors& keys,
+                  const float* q, float* scores) {
+  const int64_t dim = s.padded_dim();
+  const auto some = [&]<int kRows, int kVecs>(int64_t v) {
+    for (int64_t r = 0; r < rows; r += kRows)
+      score_rows<kRows, kVecs>(std::min<int64_t>(kRows, rows - r), s.head_dim, q + r * dim, dim,
+                               keys.start + v, keys.stride, scores + r * kKeyBlock + v * kLanes);
+  };
+  int64_t v = 0;
+  if (rows <= kTileRows / 2)
+    for (; v + 4 <= vectors; v += 4) some.template operator()<kTileRows / 2, 4>(v);
+  for (; v + 2 <= vectors; v += 2) some.template operator()<kTileRows, 2>(v);
+  if (v < vectors) some.template operator()<kTileRows, 1>(v);
 }
 
 // Turns the scores of a row into weights and moves its running maximum and sum.
@@ -161,10 +219,8 @@ inline void attend(const AttentionShape& s, const AttentionItem& item, const flo
   for (int64_t first = begin / kKeyBlock * kKeyBlock; first < end; first += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, end - first);
     const int64_t width = divide_up(count, kLanes) * kLanes;
-    transpose_keys(s, item, k_cache, first, count, scratch.keys.data());
-    std::fill(scratch.scores.begin(), scratch.scores.begin() + rows * kKeyBlock, 0.0f);
-    multiply(rows, s.head_dim, width, scratch.q.data(), dim, scratch.keys.data(), kKeyBlock,
-             scratch.scores.data(), kKeyBlock);
+    const KeyVectors keys = key_vectors(s, item, k_cache, first, count, scratch.keys.data());
+    score(s, rows, width / kLanes, keys, scratch.q.data(), scratch.scores.data());
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t last = item.position + r / group;
       const int64_t low = std::max<int64_t>(0, last + 1 - window - first);
@@ -210,14 +266,28 @@ inline void paged_attention(const AttentionShape& s, int64_t sequences, const in
   });
 }
 
+// source: (tokens, kv_heads, head_dim)
+struct NewRows {
+  const float* source;
+  int64_t token_stride, head_stride;
+
+  const float* row(int64_t token, int64_t head) const {
+    return source + token * token_stride + head * head_stride;
+  }
+};
+
+// k_cache: (blocks, kv_heads, head_dim, block_size), v_cache: (blocks, kv_heads, block_size, head_dim)
 inline void store_kv(int64_t tokens, int64_t kv_heads, int64_t block_size, int64_t head_dim,
-                     const float* source, int64_t token_stride, int64_t head_stride,
-                     const int64_t* slot_mapping, float* cache) {
+                     const NewRows& k, const NewRows& v, const int64_t* slot_mapping, float* k_cache,
+                     float* v_cache) {
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t block = slot_mapping[t] / block_size, offset = slot_mapping[t] % block_size;
-    for (int64_t h = 0; h < kv_heads; ++h)
-      std::memcpy(cache + ((block * kv_heads + h) * block_size + offset) * head_dim,
-                  source + t * token_stride + h * head_stride, head_dim * 4);
+    for (int64_t h = 0; h < kv_heads; ++h) {
+      const int64_t start = (block * kv_heads + h) * block_size * head_dim;
+      std::memcpy(v_cache + start + offset * head_dim, v.row(t, h), head_dim * 4);
+      const float* key = k.row(t, h);
+      for (int64_t d = 0; d < head_dim; ++d) k_cache[start + d * block_size + offset] = key[d];
+    }
   }
 }
 

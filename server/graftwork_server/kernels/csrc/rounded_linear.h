@@ -228,8 +228,7 @@ struct ScaledRun {
 };
 
 // What adapters do to one product's rows, panel by panel while the panel is in the caches: low-rank
-// terms are added, then outputs scaled. What is read for it is asked for while the panel before is
-// multiplied.
+// terms are added, then outputs scaled. What is read for it is asked for beforehand.
 class PanelEdits {
  public:
   void add(const ProjectedRun& run) { added_.push_back(run); }
@@ -237,16 +236,9 @@ class PanelEdits {
 
   // Rows [begin, stop) of y: (rows, out_features).
   void apply(int64_t panel, int64_t begin, int64_t stop, int64_t out_features, float* y) const {
-    for (const ProjectedRun& run : added_) {
-      const int64_t first = std::max(begin, run.start), last = std::min(stop, run.stop);
-      if (first >= last) continue;
-      const float* hidden = run.hidden + (first - run.start) * run.slot.width();
-      float* rows = y + first * out_features;
-      if (run.slot.is_bfloat16())
-        expand_panel<BFloat16>(run.slot, out_features, panel, last - first, hidden, rows,
-                               out_features);
-      else
-        expand_panel<float>(run.slot, out_features, panel, last - first, hidden, rows, out_features);
+    for (size_t i = 0; i < std::max(added_.size(), scaled_.size()); ++i) {
+      if (i < scaled_.size()) ask_scales(scaled_[i], panel + 1);
+      if (i < added_.size()) add(added_[i], panel, begin, stop, out_features, y);
     }
     const int64_t output = panel * kPanel, end = std::min(output + kPanel, out_features);
     for (const ScaledRun& run : scaled_)
@@ -254,21 +246,41 @@ class PanelEdits {
         scale_row(run.slot, output, end, y + row * out_features);
   }
 
-  // Appends where that lies for `panel`; `is_first`: of those that this thread computes in a row.
-  void locate(int64_t panel, bool is_first, BlocksAhead& blocks) const {
+  // Before the first panel of some that one thread computes in a row.
+  void begin(int64_t panel) const {
+    for (const ScaledRun& run : scaled_) ask_scales(run, panel);
+  }
+
+  // Appends where the factors of `panel` lie.
+  void locate_factors(int64_t panel, BlocksAhead& blocks) const {
     for (const ProjectedRun& run : added_) {
       const int64_t bytes = run.slot.stored() * kFactorPanel * run.slot.element();
       blocks.add(reinterpret_cast<const char*>(run.slot.b) + panel * bytes, bytes);
     }
-    constexpr int64_t kPanelsOfBlock = BlocksAhead::kBytes / (kPanel * sizeof(float));
-    if (is_first || panel % kPanelsOfBlock == 0)
-      for (const ScaledRun& run : scaled_)
-        for (const int64_t values : {run.slot.scale, run.slot.bias})
-          if (values != 0)
-            blocks.add(reinterpret_cast<const char*>(values) + panel * kPanel * sizeof(float), 1);
   }
 
  private:
+  static void add(const ProjectedRun& run, int64_t panel, int64_t begin, int64_t stop,
+                  int64_t out_features, float* y) {
+    const int64_t first = std::max(begin, run.start), last = std::min(stop, run.stop);
+    if (first >= last) return;
+    const float* hidden = run.hidden + (first - run.start) * run.slot.width();
+    float* rows = y + first * out_features;
+    if (run.slot.is_bfloat16())
+      expand_panel<BFloat16>(run.slot, out_features, panel, last - first, hidden, rows, out_features);
+    else
+      expand_panel<float>(run.slot, out_features, panel, last - first, hidden, rows, out_features);
+  }
+
+  static void ask_scales(const ScaledRun& run, int64_t panel) {
+    for (const int64_t values : {run.slot.scale, run.slot.bias})
+      if (values != 0) {
+        const float* first = reinterpret_cast<const float*>(values) + panel * kPanel;
+        prefetch(first);
+        prefetch(first + kPanel / 2);
+      }
+  }
+
   std::vector<ProjectedRun> added_;
   std::vector<ScaledRun> scaled_;
 };
@@ -296,11 +308,11 @@ void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, con
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
         const PanelEdits& own = edits[&p - products.first];
         BlocksAhead& ahead = blocks_ahead();
-        const int64_t begin_of_part = panel;
+        own.begin(panel);
         for (; panel < stop; panel += kPanels) {
           const int64_t count = std::min<int64_t>(kPanels, stop - panel);
           ahead.clear();
-          for (int64_t i = panel; i < panel + count; ++i) own.locate(i, i == begin_of_part, ahead);
+          for (int64_t i = panel; i < panel + count; ++i) own.locate_factors(i, ahead);
           products.locate_later(begin, count, ahead);
           begin += count;
           few_rounded_rows_chunk<kRows>(p.w, panel, count, x, ahead, p.y);
@@ -413,10 +425,10 @@ inline void rounded_linears(const RoundedProducts& products, int64_t rows, const
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
         const PanelEdits& own = edits[&p - products.first];
         BlocksAhead& ahead = blocks_ahead();
-        const int64_t begin_of_part = panel;
+        own.begin(panel);
         for (; panel < stop; ++panel) {
           ahead.clear();
-          own.locate(panel, panel == begin_of_part, ahead);
+          own.locate_factors(panel, ahead);
           if (first == 0) products.locate_later(begin++, 1, ahead);
           many_rounded_rows(p.w, panel, count, rounded.codes + first * any.in_features,
                             rounded.scales + first * any.groups(), ahead,
