@@ -1,9 +1,9 @@
 """Causal attention over a paged key/value cache (Kwon et al., arXiv:2309.06180).
 
-The cache of a layer is two tensors, keys (num_blocks, num_kv_heads, head_dim, block_size), turned
-around, and values (num_blocks, num_kv_heads, block_size, head_dim); position p of a sequence is offset
-p % block_size of its block p // block_size. On the CPU a query's bits depend
-on its own keys only: not on other sequences, and not on how its prompt was cut into chunks.
+The cache of a layer is two tensors: keys (num_blocks, num_kv_heads, head_dim, block_size), turned
+around, and values (num_blocks, num_kv_heads, block_size, head_dim). Position p of a sequence is
+offset p % block_size of its block p // block_size. On the CPU a query's bits depend on its own keys
+only: not on other sequences, and not on how its prompt was cut into chunks.
 """
 
 import torch
