@@ -24,6 +24,7 @@ from graftwork_server.serve import load_base, running_server, spare_long_collect
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.server_process import wait_as_served
 from benchmarks.workload import NUM_REQUESTS, prompts, save_lora_adapters
 
 STREAM_TOKENS = 192
@@ -40,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
+    wait_as_served()
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

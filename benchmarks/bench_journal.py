@@ -34,6 +34,7 @@ from graftwork_trainer.journal.judge import Rules
 from graftwork_trainer.journal.service import FeedbackServicer
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.server_process import wait_as_served
 from benchmarks.workload import NEW_TOKENS, prompts
 from tests.support.postgresql import postgres_server
 from tests.trainer.journal.helpers import Clock, Ids, generation
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=12, help="pairs of rounds")
     options = parser.parse_args()
+    wait_as_served()
     transformers_logging.disable_progress_bar()
     result: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -33,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.bench_mixed import generate_together
 from benchmarks.method_adapters import ALL_DIFFERENT, DENSE, METHODS, save_adapters, task_of
+from benchmarks.server_process import wait_as_served
 from benchmarks.workload import NUM_REQUESTS, distinct, prompts
 
 ALL = "all_different"
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path, default=PLOT)
     arguments = parser.parse_args()
+    wait_as_served()
     chosen = arguments.methods.split(",") if arguments.methods else [*METHODS, ALL]
     if unknown := sorted({*chosen} - {*METHODS, ALL}):
         parser.error(f"--methods: no {', '.join(unknown)}; there are {', '.join([*METHODS, ALL])}")

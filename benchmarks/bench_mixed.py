@@ -1,5 +1,5 @@
 """Sixteen requests at once, each with its own LoRA: Graftwork over gRPC against its own base-only
-figure and against PEFT's mixed batch, in one process, medians.
+figure and against PEFT's mixed batch, medians.
 
     python -m benchmarks.bench_mixed [--repeats 3]
 
@@ -19,13 +19,12 @@ from pathlib import Path
 
 import torch
 from graftwork import AsyncClient
-from graftwork_server.config import load_settings
 from graftwork_server.default_model import ensure_default_model
-from graftwork_server.serve import load_base, running_server, spare_long_collections
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.peft_baseline import PeftBaseline
+from benchmarks.server_process import ready, running_process
 from benchmarks.workload import (
     NEW_TOKENS,
     NUM_REQUESTS,
@@ -47,7 +46,7 @@ def main() -> None:
         adapters = save_lora_adapters(model, folder)
         del model
         gc.collect()
-        base, mixed = asyncio.run(measure_graftwork(folder, adapters, repeats))
+        base, mixed = asyncio.run(measure_graftwork(model_path, folder, adapters, repeats))
         peft = measure_peft(model_path, adapters, repeats)
     result = {"mixed": mixed, "base": base, "peft": peft}
     result |= {"vs_peft": mixed / peft, "vs_base": mixed / base}
@@ -55,38 +54,27 @@ def main() -> None:
 
 
 async def measure_graftwork(
-    folder: Path, adapters: list[Path], repeats: int
+    model_path: Path, folder: Path, adapters: list[Path], repeats: int
 ) -> tuple[float, float]:
-    """Tokens per second of base-only and of mixed batches, taken in turns."""
-    settings = load_settings(
-        None,
-        {
-            "data_dir": str(folder / "data"),
-            "grpc": {"port": 0},
-            "metrics": {"port": 0},
-            "adapters": {"roots": [str(folder)]},
-        },
-    )
-    base = load_base(settings)
-    tokenizer = base.tokenizer
-    async with (
-        running_server(settings, base) as server,
-        AsyncClient(f"127.0.0.1:{server.port}") as client,
-    ):
-        spare_long_collections()
-        for index, adapter in enumerate(adapters):
-            await client.adapters.create(f"a{index}", str(adapter))
-            await client.adapters.load(f"a{index}")
-        names = [f"a{index}" for index in range(len(adapters))]
-        runs: dict[str, list[float]] = {"base": [], "mixed": []}
-        for repeat in range(repeats + 1):
-            # A prompt of each run begins in its own way, so that the prefix cache has no part.
-            for kind, chosen in (("base", [""] * NUM_REQUESTS), ("mixed", names)):
-                token_ids = distinct(prompts(tokenizer), salt=2 * repeat + (kind == "mixed"))
-                speed = await generate_together(client, token_ids, chosen)
-                if repeat:  # the first warms up
-                    runs[kind].append(speed)
-                    print(f"graftwork {kind:5} {speed:7.1f} tok/s", flush=True)
+    """Tokens per second of base-only and of mixed batches, taken in turns, by a server in a process
+    of its own."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    with running_process(folder / "data", "--adapter-root", str(folder)) as server:
+        async with AsyncClient(server.target) as client:
+            await ready(client)
+            for index, adapter in enumerate(adapters):
+                await client.adapters.create(f"a{index}", str(adapter))
+                await client.adapters.load(f"a{index}")
+            names = [f"a{index}" for index in range(len(adapters))]
+            runs: dict[str, list[float]] = {"base": [], "mixed": []}
+            for repeat in range(repeats + 1):
+                # A prompt of each run begins in its own way, so that the prefix cache has no part.
+                for kind, chosen in (("base", [""] * NUM_REQUESTS), ("mixed", names)):
+                    token_ids = distinct(prompts(tokenizer), salt=2 * repeat + (kind == "mixed"))
+                    speed = await generate_together(client, token_ids, chosen)
+                    if repeat:  # the first warms up
+                        runs[kind].append(speed)
+                        print(f"graftwork {kind:5} {speed:7.1f} tok/s", flush=True)
     return statistics.median(runs["base"]), statistics.median(runs["mixed"])
 
 

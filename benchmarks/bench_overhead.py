@@ -38,7 +38,7 @@ from graftwork_server.settings import Settings
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.machine import describe_machine, save_plot
-from benchmarks.server_process import ready, running_process
+from benchmarks.server_process import ready, running_process, wait_as_served
 from benchmarks.workload import NEW_TOKENS, distinct, prompts
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="for the figures and a plot")
     arguments = parser.parse_args()
+    wait_as_served()
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         runs = asyncio.run(measure_all(Path(scratch), arguments.repeats))

@@ -26,6 +26,7 @@ from graftwork_server.serve import load_base, running_server, spare_long_collect
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.machine import describe_machine
+from benchmarks.server_process import wait_as_served
 from benchmarks.workload import NEW_TOKENS, prompts
 
 TEXTS = [
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt-lookup-tokens", type=int, default=8)
     arguments = parser.parse_args()
+    wait_as_served()
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         found = asyncio.run(

@@ -39,6 +39,7 @@ from graftwork_trainer.rewards.checks import RegexReward
 from graftwork_trainer.rollouts import RolloutSampler, RolloutSettings
 
 from benchmarks.machine import describe_machine
+from benchmarks.server_process import wait_as_served
 
 OUTPUT = Path(__file__).parent / "results"
 ALGORITHMS = ("ppo", "grpo", "rloo")
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--kill", type=int, metavar="TIMES", help="kill a PPO job instead")
     parser.add_argument("--train", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    wait_as_served()
     if arguments.train is not None:
         train(arguments.train)
         return

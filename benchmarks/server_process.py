@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -50,6 +51,15 @@ def running_process(data: Path, *options: str) -> Iterator[ServerProcess]:
             code = process.wait()
     if code:
         raise RuntimeError(f"the server ended with status {code}:\n{log.read_text()[-4000:]}")
+
+
+def wait_as_served() -> None:
+    """For benchmarks whose engine runs in their own process: starts the process anew with OpenMP's
+    threads told to wait asleep, as `graftwork serve` tells them before torch is imported. Peers are
+    never told."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 async def ready(client: AsyncClient) -> None:
