@@ -116,7 +116,7 @@ class DecoderStack:
         constants = [value for norm in both for value in (norm.offset, norm.eps)]
         tables = [linears[name] for name in modules]
         self._kernel.add(
-            [norm.weight.detach() for norm in both],
+            [norm.weight for norm in both],
             [*constants, layer.attention.scaling],
             layer.attention.sliding_window or 0,
             [linear.codes for linear in modules.values()],

@@ -4,6 +4,7 @@ The base's linear modules are wrapped in `GraftedLinear`s, which call the base's
 the rows' adapters do. The base's tensors are never written.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -46,6 +47,8 @@ from graftwork_server.packed_transforms import (
     transform_rows,
 )
 from graftwork_server.step_segments import NO_SEGMENTS, StepSegments
+
+logger = logging.getLogger(__name__)
 
 
 class GraftedLinear(nn.Module):
@@ -188,17 +191,21 @@ class DeviceAdapters:
         self._layer_names = {layer.name for layer in base.layers}
         self._stacked_edits: dict[str, type] = {}  # what the stacks do themselves, by module
         self._unstacked_slots: set[int] = set()  # of adapters that do anything else in a layer
-        self._stacks = [self._stack(name, layers) for name, layers in stacks.items()]
+        self._stacks: list[DecoderStack] = []
+        for name, layers in stacks.items():
+            try:
+                self._stacks.append(self._stack(name, layers))
+            except RuntimeError as error:
+                logger.warning("%s: its layers are computed module by module: %s", name, error)
 
     def _stack(self, list_name: str, layers: Sequence[StackedLayer]) -> DecoderStack:
+        """Raises RuntimeError where the layers do not fit each other."""
         modules = cast("WholeList", self._base.model.get_submodule(list_name))
         stack = DecoderStack(modules, self._step)
         indices = {layer.name: index for index, layer in enumerate(self._base.layers)}
         for layer in layers:
             index = indices[layer.name]
             self._gated_tables[index] = GatedPromptTable(self._max_slots)
-            self._stacked_edits.update(dict.fromkeys(layer.norm_names, KernelNorm))
-            self._stacked_edits.update(dict.fromkeys(layer.block_names, KernelBottleneck))
             stack.add(
                 layer,
                 {name: self._grafts[name].tables for name in layer.linears},
@@ -206,6 +213,9 @@ class DeviceAdapters:
                 [self._edited_module(name).bottlenecks.addresses for name in layer.block_names],
                 self._gated_tables[index].addresses,
             )
+        for layer in layers:
+            self._stacked_edits.update(dict.fromkeys(layer.norm_names, KernelNorm))
+            self._stacked_edits.update(dict.fromkeys(layer.block_names, KernelBottleneck))
         modules.stand_in = stack
         return stack
 

@@ -7,16 +7,16 @@ from graftwork.status import WireError
 
 from graftwork_server.engine import Engine
 from graftwork_server.errors import Draining, QueueFull
-from graftwork_server.events import Event, FailedEvent, is_final
+from graftwork_server.events import Event, FailedEvent, TokenEvent, is_final
 from graftwork_server.request import Sequence
 
 
 class EventStream:
     """The events of one request's sequences, in batches; closing it aborts what is unfinished.
 
-    A batch is given out at least `interval_s` after the one before, unless it ends a sequence, and
-    with the events of a step: tokens that come sooner wait for the next step. A message costs the
-    event loop and the client more than a token does.
+    A batch is given out at least `interval_s` after the one before, and with the events of a step:
+    tokens that come sooner wait for the next step. A message costs the event loop and the client
+    more than a token does. The first token of a sequence and its end wait for nothing.
     """
 
     def __init__(
@@ -25,7 +25,10 @@ class EventStream:
         self._dispatcher = dispatcher
         self._interval_s = interval_s
         self._open = set(sequence_ids)
+        self._begun: set[int] = set()  # sequences with a token
         self._events: list[Event] = []
+        self._times: list[float] = []
+        self.batch_times: list[float] = []  # when the last batch's events came, of the loop's time
         self._is_due = False  # that what is there is given out
         self._next_time = 0.0  # of the event loop: before it, events wait for others
         self._waiter: asyncio.Future[None] | None = None  # of the caller, while nothing is due
@@ -45,13 +48,18 @@ class EventStream:
             finally:
                 self._waiter = None
         events, self._events, self._is_due = self._events, [], False
+        self.batch_times, self._times = self._times, []
         self._next_time = loop.time() + self._interval_s
         return events
 
     def deliver(self, event: Event, now: float) -> None:
         """now: the event loop's time."""
         self._events.append(event)
-        if now >= self._next_time or is_final(event):
+        self._times.append(now)
+        is_first = isinstance(event, TokenEvent) and event.sequence_id not in self._begun
+        if is_first:
+            self._begun.add(event.sequence_id)
+        if is_first or now >= self._next_time or is_final(event):
             self._give_out()
 
     def give_out_late(self, now: float) -> bool:

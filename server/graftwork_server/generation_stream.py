@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from graftwork.status import WireError
 from graftwork.v1 import generation_service_pb2 as pb
 
 from graftwork_server.detokenizer import Detokenizer
@@ -70,10 +71,12 @@ class ChoiceOutput:
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 
-    def push(self, event: TokenEvent, *, is_stop_token: bool) -> None:
-        """Takes a token; a stop token counts among the tokens but has no text."""
+    def push(self, event: TokenEvent, time: float, *, is_stop_token: bool) -> None:
+        """Takes a token that the engine gave at `time`; a stop token counts among the tokens but
+        has no text."""
         self.token_ids.append(event.token_id)
-        self._last_token_time = self._timer.token(self._last_token_time)
+        self._timer.token(self._last_token_time, time)
+        self._last_token_time = time
         self.num_cached_tokens = event.num_cached_tokens
         self._delta.token_ids.append(event.token_id)
         if event.logprob is not None:
@@ -131,6 +134,7 @@ class GenerationStream:
     choices: dict[int, ChoiceOutput]
     detokenizer: Detokenizer
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    _error: WireError | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -139,35 +143,41 @@ class GenerationStream:
     async def next_response(self) -> pb.StreamGenerateResponse | None:
         """A message with what came since the one before, None once all answers have ended.
 
-        Raises what a FailedEvent carries, or DeadlineExceeded.
+        Raises what a FailedEvent carries, DeadlineExceeded, or RequestCancelled, once what came
+        before is told.
         """
-        while not self.is_finished:
+        while self._error is None and not self.is_finished:
             self._take(await self.events.next_batch())
             deltas = [delta for c in self.choices.values() if (delta := c.take_delta())]
             if deltas:
                 prompt_logprobs = [to_proto(p, self.detokenizer) for p in self.prompt_logprobs]
                 self.prompt_logprobs.clear()
                 return pb.StreamGenerateResponse(deltas=deltas, prompt_logprobs=prompt_logprobs)
+        if self._error is not None:
+            raise self._error
         return None
 
     def _take(self, batch: list[Event]) -> None:
         stop_tokens = _stop_tokens(batch)
-        for event in batch:
+        for event, time in zip(batch, self.events.batch_times, strict=True):
             choice = self.choices[event.sequence_id]
             match event:
                 case TokenEvent() if not choice.is_finished:
                     is_stop_token = stop_tokens.get(event.sequence_id) is event
-                    choice.push(event, is_stop_token=is_stop_token)
+                    choice.push(event, time, is_stop_token=is_stop_token)
                     if choice.is_finished:
                         self.events.abort(event.sequence_id)
                 case FinishedEvent():
-                    raise_unless_complete(event)
+                    if not choice.is_finished and (error := incompleteness(event)) is not None:
+                        self._error = error
+                        return
                     self.events.finish(event.sequence_id)
                     choice.finish(event)
                 case PromptLogprobsEvent() if choice.index == 0:
                     self.prompt_logprobs += event.logprobs
                 case FailedEvent():
-                    raise event.error
+                    self._error = event.error
+                    return
 
 
 def _stop_tokens(batch: list[Event]) -> dict[int, TokenEvent]:
@@ -182,12 +192,13 @@ def _stop_tokens(batch: list[Event]) -> dict[int, TokenEvent]:
     return {e.sequence_id: e for e in batch if isinstance(e, TokenEvent) and e.sequence_id in ended}
 
 
-def raise_unless_complete(event: FinishedEvent) -> None:
-    """Raises for a sequence that the engine ended before its time."""
+def incompleteness(event: FinishedEvent) -> WireError | None:
+    """What to raise for a sequence that the engine ended before its time."""
     if event.cause is FinishCause.DEADLINE:
-        raise DeadlineExceeded("the request's deadline passed before its answer was complete")
+        return DeadlineExceeded("the request's deadline passed before its answer was complete")
     if event.cause is FinishCause.ABORTED:
-        raise RequestCancelled("the request was ended by the server")
+        return RequestCancelled("the request was ended by the server")
+    return None
 
 
 def to_proto(logprob: TokenLogprob, detokenizer: Detokenizer) -> pb.TokenLogprob:

@@ -19,14 +19,12 @@ class RequestTimer:
         self._adapter = adapter
         self._num_prompt_tokens = num_prompt_tokens
 
-    def token(self, previous: float | None) -> float:
-        """An answer got a token; `previous` is what this returned for the one before."""
-        now = time.monotonic()
+    def token(self, previous: float | None, now: float) -> None:
+        """An answer got a token at `now`, of the monotonic clock, and one at `previous` before."""
         if previous is None:
             self._metrics.observe_first_token(self._adapter, now - self._arrival)
         else:
             self._metrics.observe_inter_token(now - previous)
-        return now
 
     def finished(self, reason: FinishReason, num_tokens: int) -> None:
         self._metrics.observe_finished(

@@ -10,7 +10,7 @@ from graftwork_server.events import (
     FinishedEvent,
     PromptLogprobsEvent,
 )
-from graftwork_server.generation_stream import raise_unless_complete
+from graftwork_server.generation_stream import incompleteness
 from graftwork_server.plan import TokenLogprob
 
 
@@ -42,7 +42,8 @@ async def _events_until_complete(stream: EventStream) -> AsyncIterator[Event]:
         for event in await stream.next_batch():
             match event:
                 case FinishedEvent():
-                    raise_unless_complete(event)
+                    if (error := incompleteness(event)) is not None:
+                        raise error
                     stream.finish(event.sequence_id)
                 case FailedEvent():
                     raise event.error

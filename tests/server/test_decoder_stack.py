@@ -35,7 +35,7 @@ PROMPT = [5, 7, 9, 20, 30, 11, 40, 8, 3, 77, 250, 12, 19, 4, 66]
 class Switched:
     """An engine that can be told to call modules."""
 
-    def __init__(self, family: str = "llama", **sizes: int) -> None:
+    def __init__(self, family: str = "llama", **sizes: object) -> None:
         self.model = tiny_model(family, **{**SIZES, **sizes})
         self.engine = TinyEngine(self.model, quantization="int8")
         (self._layers,) = [m for m in self.engine.base.model.modules() if isinstance(m, WholeList)]
@@ -106,6 +106,14 @@ def test_all_methods_in_one_batch(llama, tmp_path, kernel_calls):
     assert max(kernel_calls) > len(folders)
 
 
+def test_gated_prompts_of_heads_whose_scale_is_no_power_of_two(tmp_path, kernel_calls):
+    switched = Switched(num_attention_heads=4, head_dim=24)
+    case = next(case for case in CASES if case.name == "llama_adapter")
+    case.save(switched.model, tmp_path / "a", seed=0)
+    assert_same(switched.both([tmp_path / "a", None], [PROMPT, PROMPT], 4))
+    assert kernel_calls
+
+
 def test_an_adapter_that_the_kernel_does_not_know(llama, tmp_path, kernel_calls):
     case = next(case for case in CASES if case.name in BY_MODULES)
     case.save(llama.model, tmp_path / "a", seed=0)
@@ -118,11 +126,12 @@ def test_an_adapter_that_the_kernel_does_not_know(llama, tmp_path, kernel_calls)
     ("family", "sizes"),
     [
         ("qwen2", {}),  # biases
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
         ("llama", {"hidden_size": 520, "num_attention_heads": 5, "num_key_value_heads": 1,
                    "head_dim": 104}),  # groups too long for integers
         ("llama", {"num_key_value_heads": 6, "intermediate_size": 100}),
     ],
-    ids=["qwen2", "long-groups", "odd"],
+    ids=["qwen2", "windows", "long-groups", "odd"],
 )  # fmt: skip
 @pytest.mark.parametrize("rows", [1, 3, 12, 13, 40])
 def test_models_and_numbers_of_rows(family, sizes, rows, tmp_path, kernel_calls):

@@ -3,7 +3,13 @@
 import asyncio
 
 from graftwork_server.dispatcher import Dispatcher, EventStream
-from graftwork_server.events import Event, FinishCause, FinishedEvent, TokenEvent
+from graftwork_server.events import (
+    Event,
+    FinishCause,
+    FinishedEvent,
+    PromptLogprobsEvent,
+    TokenEvent,
+)
 from graftwork_server.request import FinishReason, SamplingParams, Sequence
 
 LONG_S = 0.2
@@ -72,6 +78,27 @@ async def test_the_end_of_one_answer_takes_the_tokens_of_another_along():
     await publish(dispatcher, token(2), token(2, 1), end(1))
     found = await asyncio.wait_for(stream.next_batch(), LONG_S / 2)
     assert found == [token(2), token(2, 1), end(1)]
+
+
+async def test_the_first_token_of_each_answer_comes_at_once():
+    dispatcher, stream = start(LONG_S, num_sequences=2)
+    await publish(dispatcher, PromptLogprobsEvent(0, ()))
+    await stream.next_batch()
+    for sequence_id in (0, 1):
+        await publish(dispatcher, token(1, sequence_id))
+        assert await asyncio.wait_for(stream.next_batch(), LONG_S / 2) == [token(1, sequence_id)]
+
+
+async def test_a_token_keeps_the_time_at_which_it_came():
+    dispatcher, stream = start(LONG_S)
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await publish(dispatcher, token(1))
+    await asyncio.sleep(0.05)
+    await publish(dispatcher, token(2), end())
+    await stream.next_batch()
+    first, second, _ = stream.batch_times
+    assert before <= first < second <= loop.time()
 
 
 async def test_a_token_that_none_follows_is_given_out_all_the_same():

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from graftwork_adapters.base_file.panels import from_panels, to_panels
+from graftwork_adapters.base_file.panels import PANEL, from_panels, to_panels
 from graftwork_adapters.canonical import KhatriRaoPair
 from torch import Tensor
+from torch.nn import functional
 
 from graftwork_server.kernels.build import kernels_loaded
 from graftwork_server.kernels.segments import Segments
@@ -72,8 +73,9 @@ class PackedLowRank:
 class PackedKhatriRao:
     """A pair whose factors are products of smaller ones, for the CPU's kernel."""
 
-    a: Tensor  # (2, rank, in_features), float32 or bfloat16
+    a: Tensor  # (2, rank, in_features padded to blocks of 32), float32 or bfloat16
     b_panels: Tensor  # (ceil(out_features / 32), 2 * rank, 32), same dtype
+    in_features: int
     out_features: int
 
     @classmethod
@@ -81,16 +83,14 @@ class PackedKhatriRao:
         """dtype: float32 or bfloat16."""
         a = torch.stack([pair.first_a, pair.second_a]).to(dtype)
         b = torch.cat([pair.first_b, pair.second_b], dim=1).to(dtype)
-        return cls(a.contiguous(), to_panels(b), b.shape[0])
+        in_features = a.shape[2]
+        a = functional.pad(a, (0, -in_features % PANEL))
+        return cls(_in_turns(a), _in_turns(to_panels(b)), in_features, b.shape[0])
 
     @property
     def rank(self) -> int:
         """Of the smaller factors."""
         return self.a.shape[1]
-
-    @property
-    def in_features(self) -> int:
-        return self.a.shape[2]
 
     @property
     def format(self) -> int:
@@ -102,10 +102,26 @@ class PackedKhatriRao:
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(rank^2, in_features) and (out_features, rank^2), float32."""
-        b = from_panels(self.b_panels, self.out_features).float()
-        first_a, second_a = self.a.float()
+        b = from_panels(_in_order(self.b_panels), self.out_features).float()
+        first_a, second_a = _in_order(self.a)[:, :, : self.in_features].float()
         both = KhatriRaoPair.of(first_a, second_a, b[:, : self.rank], b[:, self.rank :])
         return both.a, both.b
+
+
+def _in_turns(values: Tensor) -> Tensor:
+    """Of bfloat16 the halves of each block of 32 in turns, as csrc/simd.h reads them."""
+    if values.dtype != torch.bfloat16:
+        return values.contiguous()
+    blocks = values.reshape(*values.shape[:-1], -1, 2, PANEL // 2)
+    return blocks.transpose(-1, -2).reshape(values.shape)
+
+
+def _in_order(values: Tensor) -> Tensor:
+    """What `_in_turns` was made from."""
+    if values.dtype != torch.bfloat16:
+        return values
+    blocks = values.reshape(*values.shape[:-1], -1, PANEL // 2, 2)
+    return blocks.transpose(-1, -2).reshape(values.shape)
 
 
 class LowRankTable:

@@ -34,6 +34,7 @@ inline void prefetch_lines(const char* p) {
 class BlocksAhead {
  public:
   static constexpr int64_t kBytes = 1024;
+  alignas(kCacheLine) static constexpr char kNothing[kBytes] = {};
 
   void clear() { blocks_.clear(), taken_ = 0; }
 
@@ -41,15 +42,8 @@ class BlocksAhead {
     for (const char* end = data + bytes; data < end; data += kBytes) blocks_.push_back(data);
   }
 
-  // Blocks [begin, stop) of `parts` equal parts of another's.
-  void add_part(const BlocksAhead& all, int64_t begin, int64_t stop, int64_t parts) {
-    const int64_t count = all.blocks_.size();
-    blocks_.insert(blocks_.end(), all.blocks_.begin() + count * begin / parts,
-                   all.blocks_.begin() + count * stop / parts);
-  }
-
-  // Null at the end; a prefetch near it is harmless.
-  const char* take() { return taken_ < blocks_.size() ? blocks_[taken_++] : nullptr; }
+  // At the end one that is in the caches: asking for what is mapped nowhere takes long.
+  const char* take() { return taken_ < blocks_.size() ? blocks_[taken_++] : kNothing; }
 
  private:
   std::vector<const char*> blocks_;

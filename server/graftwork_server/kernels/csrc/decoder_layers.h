@@ -75,22 +75,17 @@ class LayerRunner {
         gate_(floats(step.tokens * intermediate_size)),
         up_(floats(step.tokens * intermediate_size)) {}
 
-  // x: (tokens, hidden_size), from a layer's input to its output. next: the layer after it, or null.
-  void run(const DecoderLayer& layer, const DecoderLayer* next, float* x) {
+  // x: (tokens, hidden_size), from a layer's input to its output.
+  void run(const DecoderLayer& layer, float* x) {
     normalize(layer.attention_norm, x);
-    expect({&layer.o});
     multiply({{&layer.q, q_.get()}, {&layer.k, k_.get()}, {&layer.v, v_.get()}}, hidden_.get());
     attend(layer);
-    expect({&layer.gate, &layer.up});
     multiply({{&layer.o, hidden_.get()}}, attended_.get());
     edit(layer.attention_bottlenecks, hidden_.get());
     add_hidden(x);
     normalize(layer.mlp_norm, x);
-    expect({&layer.down});
     multiply({{&layer.gate, gate_.get()}, {&layer.up, up_.get()}}, hidden_.get());
     silu_multiply(gate_.get(), up_.get(), step_.tokens, layer.gate.w.out_features);
-    later_.clear();
-    if (next != nullptr) expect({&next->q, &next->k, &next->v});
     multiply({{&layer.down, hidden_.get()}}, gate_.get());
     edit(layer.mlp_bottlenecks, hidden_.get());
     add_hidden(x);
@@ -113,17 +108,6 @@ class LayerRunner {
     add_bottlenecks(slots, step_.runs, step_.num_runs, step_.hidden_size, step_.hidden_size, y);
   }
 
-  // What the next products will read first: the first factors of their adapters.
-  void expect(std::initializer_list<const GraftedWeights*> products) {
-    later_.clear();
-    for (const GraftedWeights* weights : products)
-      for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run) {
-        const LowRankSlot& slot = weights->low_ranks[run->slot];
-        later_.add(reinterpret_cast<const char*>(slot.a),
-                   slot.stored() * weights->w.in_features * slot.element());
-      }
-  }
-
   // Products of one input; those whose input some row changes are computed by themselves.
   void multiply(std::initializer_list<Product> products, const float* x) {
     std::vector<RoundedProduct> together;
@@ -143,7 +127,7 @@ class LayerRunner {
       finish(product, changed_.data());
     }
     if (together.empty()) return;
-    multiply_int8({together.data(), static_cast<int64_t>(together.size()), &later_}, step_.tokens, x,
+    multiply_int8({together.data(), static_cast<int64_t>(together.size())}, step_.tokens, x,
                   step_.runs, step_.num_runs);
     for (const Product& product : products)
       if (!changes_inputs(*product.weights)) finish(product, x);
@@ -183,8 +167,9 @@ class LayerRunner {
              {v_.get(), stride, s.head_dim}, step_.slot_mapping, layer.k_cache, layer.v_cache);
     paged_attention(s, step_.sequences, step_.query_start, step_.context_lens, step_.block_tables,
                     q_.get(), layer.k_cache, layer.v_cache, attended_.get());
+    const double gated_scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim));
     const GatedPromptShape gated{s.heads,    s.kv_heads, s.head_dim, s.heads * s.head_dim,
-                                 s.head_dim, 1.0f / std::sqrt(static_cast<float>(s.head_dim))};
+                                 s.head_dim, static_cast<float>(gated_scale)};
     add_gated_prompts(layer.gated_prompts, step_.runs, step_.num_runs, gated, q_.get(),
                       attended_.get());
   }
@@ -194,7 +179,6 @@ class LayerRunner {
   const DecoderStep step_;
   const std::unique_ptr<float[]> q_, k_, v_, attended_, hidden_, gate_, up_;
   std::vector<float> changed_;
-  BlocksAhead later_;
 };
 
 }  // namespace graftwork

@@ -117,7 +117,8 @@ class DecoderLayers : public torch::CustomClassHolder {
     TORCH_CHECK(same_group(found.q, found.k) && same_group(found.q, found.v) &&
                     same_group(found.gate, found.up),
                 "linears with one input must have groups of one size");
-    TORCH_CHECK(layers_.empty() || (hidden == hidden_size() && inner == intermediate_size()),
+    TORCH_CHECK(layers_.empty() || (hidden == hidden_size() &&
+                                    layer.out_features == layers_[0].out_features),
                 "the sizes of two decoder layers differ");
     const int64_t slots = (layers_.empty() ? layer : layers_[0]).other_tables[0].size(0);
     for (const std::vector<Tensor>* tables : {&layer.linear_tables, &layer.other_tables})
@@ -179,12 +180,10 @@ inline Tensor run_decoder_layers_op(const c10::intrusive_ptr<DecoderLayers>& lay
   Tensor y = x.clone();
   if (tokens == 0) return y;
   LayerRunner runner(step, layers->intermediate_size());
-  std::vector<DecoderLayer> views;
   for (int64_t i = 0; i < count; ++i)
-    views.push_back(layers->view(i, k_caches[i].mutable_data_ptr<float>(),
-                                 v_caches[i].mutable_data_ptr<float>()));
-  for (int64_t i = 0; i < count; ++i)
-    runner.run(views[i], i + 1 < count ? &views[i + 1] : nullptr, y.mutable_data_ptr<float>());
+    runner.run(layers->view(i, k_caches[i].mutable_data_ptr<float>(),
+                            v_caches[i].mutable_data_ptr<float>()),
+               y.mutable_data_ptr<float>());
   return y;
 }
 

@@ -12,49 +12,65 @@ namespace graftwork {
 
 constexpr int64_t kFactorPanel = 32;
 
-// hidden[m][i * rank + j] = sum over k of x[m][k] first[i][k] second[j][k]. With one row it asks for
-// 8 bytes of `ahead` for each k.
+constexpr int64_t kHalves = 2 * kTurn;  // values of a block whose halves lie in turns
+
+inline int64_t padded_to_blocks(int64_t count) { return (count + kHalves - 1) / kHalves * kHalves; }
+
+// hidden[m][i * rank + j] = sum over k of x[m][k] first[i][k] second[j][k]; rows of the factors are
+// padded to blocks. With one row it asks for 8 bytes of `ahead` for each k.
 template <class T, int kRows, int kFirst, int kSecond>
 inline void project_products(int64_t in_features, int64_t rank, const float* x, int64_t x_stride,
                              const T* first, const T* second, const char* ahead, float* hidden) {
+  const int64_t width = padded_to_blocks(in_features);
   Vec acc[kRows][kFirst][kSecond] = {};
-  const auto add = [&](int64_t k, const auto& read) __attribute__((always_inline)) {
-    Vec factor[kSecond];
+  const auto add = [&](int64_t k, int v, const auto& read) __attribute__((always_inline)) {
+    Vec factor[kSecond][2];
 #pragma GCC unroll 8
-    for (int j = 0; j < kSecond; ++j) factor[j] = read(second + j * in_features + k);
+    for (int j = 0; j < kSecond; ++j)
+      load_halves(second + j * width + k, v, &factor[j][0], &factor[j][1]);
 #pragma GCC unroll 8
     for (int i = 0; i < kFirst; ++i) {
-      const Vec other = read(first + i * in_features + k);
+      Vec other[2];
+      load_halves(first + i * width + k, v, &other[0], &other[1]);
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        const Vec value = read(x + m * x_stride + k) * other;
+      for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          const Vec value = read(x + m * x_stride, k + half * kTurn + v * kLanes) * other[half];
 #pragma GCC unroll 8
-        for (int j = 0; j < kSecond; ++j) acc[m][i][j] = fma(value, factor[j], acc[m][i][j]);
-      }
+          for (int j = 0; j < kSecond; ++j)
+            acc[m][i][j] = fma(value, factor[j][half], acc[m][i][j]);
+        }
     }
   };
-  const int64_t whole = in_features / kLanes * kLanes;
-  for (int64_t k = 0; k < whole; k += kLanes) {
-    if constexpr (kRows == 1) prefetch_lines<std::max(1, kLanes / 8)>(ahead + k * 8);
-    add(k, [](const auto* p) { return load(p); });
-  }
+  const int64_t whole = in_features / kHalves * kHalves;
+  for (int64_t k = 0; k < whole; k += kHalves)
+    for (int v = 0; v < kTurn / kLanes; ++v) {
+      if constexpr (kRows == 1) prefetch_lines<std::max(1, kLanes / 4)>(ahead + (k + v * kLanes) * 8);
+      add(k, v, [](const float* row, int64_t place) { return load(row + place); });
+    }
   if (whole < in_features)
-    add(whole, [&](const auto* p) { return load_first(p, in_features - whole); });
+    for (int v = 0; v < kTurn / kLanes; ++v)
+      add(whole, v, [&](const float* row, int64_t place) {
+        const int64_t left = std::clamp<int64_t>(in_features - place, 0, kLanes);
+        return load_first(row + place, left);
+      });
   for (int m = 0; m < kRows; ++m)
     for (int i = 0; i < kFirst; ++i)
       for (int j = 0; j < kSecond; ++j)
         hidden[m * rank * rank + i * rank + j] = sum(acc[m][i][j]);
 }
 
-// a: (2, rank, in_features); hidden: (kRows, rank * rank)
+// a: (2, rank, padded in_features); hidden: (kRows, rank * rank)
 template <class T, int kRows>
 void project_products(int64_t in_features, int64_t rank, const float* x, int64_t x_stride,
                       const T* a, const char* ahead, float* hidden) {
   constexpr int kFirst = kRows == 1 ? 4 : 1;
-  const T* second = a + rank * in_features;
+  const int64_t width = padded_to_blocks(in_features);
+  const T* second = a + rank * width;
   const auto project = [&]<int kF, int kS>(int64_t i, int64_t j) {
-    project_products<T, kRows, kF, kS>(in_features, rank, x, x_stride, a + i * in_features,
-                                       second + j * in_features, ahead, hidden + i * rank + j);
+    project_products<T, kRows, kF, kS>(in_features, rank, x, x_stride, a + i * width,
+                                       second + j * width, ahead, hidden + i * rank + j);
     ahead += in_features * 8;
   };
   const int64_t firsts = rank / kFirst * kFirst, seconds = rank / 4 * 4;
@@ -70,29 +86,30 @@ void project_products(int64_t in_features, int64_t rank, const float* x, int64_t
         project.template operator()<1, 1>(i, j);
 }
 
-// total[m] += sum over i and j of first[i] second[j] hidden[m][i * rank + j], for all i, kSecond of j.
-template <class T, int kRows, int kVecs, int kSecond>
-inline void expand_products(int64_t rank, const T* first, const T* second, const float* hidden,
-                            Vec total[kRows][kVecs]) {
-  Vec factor[kSecond][kVecs];
+// total[m] += sum over i and j of first[i] second[j] hidden[m][i * rank + j], for all i, kSecond of j,
+// and vectors v of both halves of a panel.
+template <class T, int kRows, int kSecond>
+inline void expand_products(int64_t rank, const T* first, const T* second, int v,
+                            const float* hidden, Vec total[kRows][2]) {
+  Vec factor[kSecond][2];
 #pragma GCC unroll 8
   for (int j = 0; j < kSecond; ++j)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) factor[j][v] = load(second + j * kFactorPanel + v * kLanes);
+    load_halves(second + j * kFactorPanel, v, &factor[j][0], &factor[j][1]);
   for (int64_t i = 0; i < rank; ++i) {
-    Vec other[kVecs];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) other[v] = load(first + i * kFactorPanel + v * kLanes);
+    Vec other[2];
+    load_halves(first + i * kFactorPanel, v, &other[0], &other[1]);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
       const float* row = hidden + m * rank * rank + i * rank;
-      Vec inner[kVecs] = {};
+      Vec inner[2] = {};
 #pragma GCC unroll 8
       for (int j = 0; j < kSecond; ++j)
 #pragma GCC unroll 2
-        for (int v = 0; v < kVecs; ++v) inner[v] = fma(factor[j][v], row[j], inner[v]);
+        for (int half = 0; half < 2; ++half)
+          inner[half] = fma(factor[j][half], row[j], inner[half]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) total[m][v] = fma(other[v], inner[v], total[m][v]);
+      for (int half = 0; half < 2; ++half)
+        total[m][half] = fma(other[half], inner[half], total[m][half]);
     }
   }
 }
@@ -101,24 +118,23 @@ inline void expand_products(int64_t rank, const T* first, const T* second, const
 template <class T, int kRows>
 inline void expand_products(int64_t rank, const float* hidden, const T* b, int64_t count, float* y,
                             int64_t y_stride) {
-  constexpr int kVecs = kRows == 1 ? 2 : 1;
-  for (int64_t column = 0; column < count; column += kVecs * kLanes) {
-    Vec total[kRows][kVecs] = {};
-    const T* first = b + column;
-    const T* second = first + rank * kFactorPanel;
+  const T* second = b + rank * kFactorPanel;
+  for (int v = 0; v < kTurn / kLanes; ++v) {
+    Vec total[kRows][2] = {};
     int64_t j = 0;
     for (; j + 8 <= rank; j += 8)
-      expand_products<T, kRows, kVecs, 8>(rank, first, second + j * kFactorPanel, hidden + j, total);
+      expand_products<T, kRows, 8>(rank, b, second + j * kFactorPanel, v, hidden + j, total);
     for (; j < rank; ++j)
-      expand_products<T, kRows, kVecs, 1>(rank, first, second + j * kFactorPanel, hidden + j, total);
+      expand_products<T, kRows, 1>(rank, b, second + j * kFactorPanel, v, hidden + j, total);
     for (int m = 0; m < kRows; ++m)
-      for (int v = 0; v < kVecs; ++v) {
-        float* out = y + m * y_stride + column + v * kLanes;
-        const int64_t left = std::min<int64_t>(kLanes, count - column - v * kLanes);
+      for (int half = 0; half < 2; ++half) {
+        const int64_t column = half * kTurn + v * kLanes;
+        float* out = y + m * y_stride + column;
+        const int64_t left = std::min<int64_t>(kLanes, count - column);
         if (left == kLanes)
-          store(out, load(out) + total[m][v]);
+          store(out, load(out) + total[m][half]);
         else if (left > 0)
-          store_first(out, load_first(out, left) + total[m][v], left);
+          store_first(out, load_first(out, left) + total[m][half], left);
       }
   }
 }

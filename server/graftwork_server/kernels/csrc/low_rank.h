@@ -1,7 +1,8 @@
 // y[m] += (x[m] A^T) B^T with another pair (A, B) per row, read in place through a table of slots.
 //
 // A is (rank, in_features); B is packed in panels of 32 outputs, (panels, rank, 32). Of a pair of
-// Khatri-Rao products there are two of each: A is (2, rank, in_features), B (panels, 2, rank, 32).
+// Khatri-Rao products there are two of each, in blocks of 32 whose halves lie in turns (simd.h): A is
+// (2, rank, padded in_features), B (panels, 2, rank, 32).
 // Both are float32 or bfloat16; arithmetic is float32. The accumulation of a row is fixed: A's dot products
 // by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
 #pragma once

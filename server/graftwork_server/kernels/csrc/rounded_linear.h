@@ -129,7 +129,7 @@ inline void few_rounded_rows(const PanelWeights& w, int64_t panel, const Rounded
     IntVec acc[kRows][kPanels][kPanelVecs] = {};
     const char* block = ahead.take();
     for (int64_t k = g * w.group; k < (g + 1) * w.group; k += 2) {
-      if (block != nullptr) __builtin_prefetch(block + (k - g * w.group) * 16);
+      __builtin_prefetch(block + (k - g * w.group) * 16);
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
         const int8_t* code = codes + p * panel_bytes + k * kPanel;
@@ -186,7 +186,6 @@ struct RoundedProduct {
 struct RoundedProducts {
   const RoundedProduct* first;
   int64_t count;
-  const BlocksAhead* later = nullptr;  // what will be read after them
 
   int64_t panels() const {
     int64_t total = 0;
@@ -198,11 +197,6 @@ struct RoundedProducts {
   int64_t neighbours() const {
     constexpr int64_t kTurns = 6;  // of each thread, for where one of them is late
     return divide_up(panels(), kTurns * at::get_num_threads());
-  }
-
-  // Appends the share of panels [panel, panel + panels) in what is read later.
-  void locate_later(int64_t panel, int64_t num_panels, BlocksAhead& blocks) const {
-    if (later != nullptr) blocks.add_part(*later, panel, panel + num_panels, panels());
   }
 
   // Calls run(product, begin, end) for the panels of each product that are among [begin, end).
@@ -244,8 +238,6 @@ void few_rounded_rows_linears(const RoundedProducts& products, int64_t rows, con
           const int64_t count = std::min<int64_t>(kPanels, stop - panel);
           ahead.clear();
           for (int64_t i = panel; i < panel + count; ++i) own.locate_factors(i, ahead);
-          products.locate_later(begin, count, ahead);
-          begin += count;
           few_rounded_rows_chunk<kRows>(p.w, panel, count, x, ahead, p.y);
           for (int64_t i = panel; i < panel + count; ++i)
             own.apply(i, 0, rows, p.w.out_features, p.y);
@@ -360,7 +352,6 @@ inline void rounded_linears(const RoundedProducts& products, int64_t rows, const
         for (; panel < stop; ++panel) {
           ahead.clear();
           own.locate_factors(panel, ahead);
-          if (first == 0) products.locate_later(begin++, 1, ahead);
           many_rounded_rows(p.w, panel, count, rounded.codes + first * any.in_features,
                             rounded.scales + first * any.groups(), ahead,
                             p.y + first * p.w.out_features, sums);

@@ -174,6 +174,22 @@ inline Vec load(const BFloat16* p) {
 #endif
 }
 
+// Blocks of 32 values, of which vector i of the first 16 and the same of the last 16 are read together.
+// Of bfloat16 the two halves lie in turns, so that widening both takes two instructions.
+constexpr int64_t kTurn = 16;
+
+inline void load_halves(const float* block, int i, Vec* first, Vec* last) {
+  *first = load(block + i * kLanes);
+  *last = load(block + kTurn + i * kLanes);
+}
+
+inline void load_halves(const BFloat16* block, int i, Vec* first, Vec* last) {
+  IntVec both;
+  std::memcpy(&both, block + 2 * i * kLanes, sizeof both);
+  *first = from_bits(both << 16);
+  *last = from_bits(both & ~0xffff);
+}
+
 // Widened to indices.
 inline IntVec load_indices(const uint8_t* p) {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
