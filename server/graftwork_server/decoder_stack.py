@@ -96,7 +96,6 @@ class DecoderStack:
         self._layers = layers
         self._step = step
         self._kernel: Any = torch.classes.graftwork.DecoderLayers()
-        self.is_usable = False  # for the adapters of the step in progress
 
     def add(
         self,
@@ -143,7 +142,7 @@ class DecoderStack:
     ) -> Tensor:
         """What the layers make of it, one after the other: (1, tokens, hidden_size)."""
         step = attention_step
-        if not self.is_usable or step.prefix_writes or step.gated_runs:
+        if not self._step.is_stackable or step.prefix_writes or step.gated_runs:
             for layer in self._layers:
                 hidden_states = layer(
                     hidden_states,

@@ -188,18 +188,18 @@ class DeviceAdapters:
             )
             base.model.set_submodule(name, graft)
             self._grafts[name] = graft
-        self._layer_names = {layer.name for layer in base.layers}
+        self._layer_prefixes = tuple(f"{layer.name}." for layer in base.layers)
         self._stacked_edits: dict[str, type] = {}  # what the stacks do themselves, by module
         self._unstacked_slots: set[int] = set()  # of adapters that do anything else in a layer
-        self._stacks: list[DecoderStack] = []
         for name, layers in stacks.items():
             try:
-                self._stacks.append(self._stack(name, layers))
+                self._stack(name, layers)
             except RuntimeError as error:
                 logger.warning("%s: its layers are computed module by module: %s", name, error)
 
-    def _stack(self, list_name: str, layers: Sequence[StackedLayer]) -> DecoderStack:
-        """Raises RuntimeError where the layers do not fit each other."""
+    def _stack(self, list_name: str, layers: Sequence[StackedLayer]) -> None:
+        """Lets one stack stand for the layers of a list. Raises RuntimeError where they do not fit
+        each other."""
         modules = cast("WholeList", self._base.model.get_submodule(list_name))
         stack = DecoderStack(modules, self._step)
         indices = {layer.name: index for index, layer in enumerate(self._base.layers)}
@@ -217,7 +217,6 @@ class DeviceAdapters:
             self._stacked_edits.update(dict.fromkeys(layer.norm_names, KernelNorm))
             self._stacked_edits.update(dict.fromkeys(layer.block_names, KernelBottleneck))
         modules.stand_in = stack
-        return stack
 
     def place(self, slot: int, adapter: PackedAdapter) -> None:
         """Makes an empty slot hold an adapter, whose tensors it shares."""
@@ -242,14 +241,12 @@ class DeviceAdapters:
         return (
             all(module.is_for_kernels for module in adapter.modules.values())
             and all(
-                isinstance(edit, self._stacked_edits.get(name, ())) or not self._is_in_layer(name)
+                isinstance(edit, self._stacked_edits.get(name, ()))
+                or not f"{name}.".startswith(self._layer_prefixes)
                 for name, edit in adapter.parts.edits.items()
             )
             and not adapter.parts.gated_prompts
         )
-
-    def _is_in_layer(self, name: str) -> bool:
-        return any(name == layer or name.startswith(f"{layer}.") for layer in self._layer_names)
 
     def clear(self, slot: int) -> None:
         """Empties a slot."""
@@ -268,14 +265,11 @@ class DeviceAdapters:
     def step(self, tokens: Segments, logit_rows: Segments) -> Iterator[None]:
         """While inside, the base's modules act with these segments' adapters."""
         self._step.tokens, self._step.logit_rows = tokens, logit_rows
-        is_usable = tokens.slots.isdisjoint(self._unstacked_slots)
-        for stack in self._stacks:
-            stack.is_usable = is_usable
+        self._step.is_stackable = tokens.slots.isdisjoint(self._unstacked_slots)
         try:
             yield
         finally:
-            for stack in self._stacks:
-                stack.is_usable = False
+            self._step.is_stackable = False
             self._step.tokens = self._step.logit_rows = NO_SEGMENTS
             self._step.head_input = None
 

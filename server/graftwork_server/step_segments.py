@@ -13,4 +13,7 @@ class StepSegments:
     def __init__(self) -> None:
         self.tokens = NO_SEGMENTS
         self.logit_rows = NO_SEGMENTS
+        self.is_stackable = (
+            False  # whether the stacks of layers do all that its adapters do in them
+        )
         self.head_input: Tensor | None = None  # (..., hidden_size): final states of the logit rows

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "paged_attention.h"
 #include "panel_linear.h"
 #include "runs.h"
 
@@ -80,6 +81,20 @@ inline void check_cache(const Tensor& k_cache, const Tensor& v_cache) {
                   k_cache.numel() > 0,
               "k_cache must be (blocks, kv_heads, head_dim, block_size), v_cache (blocks, kv_heads, "
               "block_size, head_dim), and neither empty");
+}
+
+// Of queries that lie without gaps; scale, window and softcap are the caller's to say.
+inline AttentionShape attention_shape(int64_t heads, const Tensor& v_cache,
+                                      const Tensor& block_tables) {
+  AttentionShape s{};
+  s.heads = heads;
+  s.kv_heads = v_cache.size(1);
+  s.head_dim = v_cache.size(3);
+  s.block_size = v_cache.size(2);
+  s.max_blocks = block_tables.size(-1);
+  s.q_stride = heads * s.head_dim;
+  s.q_head_stride = s.head_dim;
+  return s;
 }
 
 inline const int64_t* check_mapping(const Tensor& slot_mapping, int64_t tokens,

@@ -3,6 +3,7 @@
 // kernel that serves it alone, so that a row's bits are the same as when modules are called one by one.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -110,40 +111,40 @@ class LayerRunner {
 
   // Products of one input; those whose input some row changes are computed by themselves.
   void multiply(std::initializer_list<Product> products, const float* x) {
-    std::vector<RoundedProduct> together;
+    std::vector<Product> together;
     for (const Product& product : products) {
       const GraftedWeights& weights = *product.weights;
-      const RoundedProduct rounded{weights.w, product.y, weights.low_ranks,
-                                   adds_terms(weights) ? nullptr : weights.output_scales};
-      if (!changes_inputs(weights)) {
-        together.push_back(rounded);
+      if (!is_any([&](int32_t slot) { return weights.inputs[slot].changes(); })) {
+        together.push_back(product);
         continue;
       }
-      const int64_t size = step_.tokens * weights.w.in_features;
-      changed_.assign(x, x + size);
-      transform_inputs(weights.inputs, step_.runs, step_.num_runs, weights.w.in_features,
-                       changed_.data());
-      multiply_int8({&rounded, 1}, step_.tokens, changed_.data(), step_.runs, step_.num_runs);
-      finish(product, changed_.data());
+      const int64_t features = weights.w.in_features;
+      changed_.assign(x, x + step_.tokens * features);
+      transform_inputs(weights.inputs, step_.runs, step_.num_runs, features, changed_.data());
+      multiply_unchanged({product}, changed_.data());
     }
-    if (together.empty()) return;
-    multiply_int8({together.data(), static_cast<int64_t>(together.size())}, step_.tokens, x,
+    if (!together.empty()) multiply_unchanged(together, x);
+  }
+
+  void multiply_unchanged(const std::vector<Product>& products, const float* x) {
+    std::vector<RoundedProduct> rounded;
+    for (const auto& [weights, y] : products)
+      rounded.push_back({weights->w, y, weights->low_ranks,
+                         adds_terms(*weights) ? nullptr : weights->output_scales});
+    multiply_int8({rounded.data(), static_cast<int64_t>(rounded.size())}, step_.tokens, x,
                   step_.runs, step_.num_runs);
-    for (const Product& product : products)
-      if (!changes_inputs(*product.weights)) finish(product, x);
+    for (const Product& product : products) finish(product, x);
+  }
+
+  // Whether a slot of the step's rows is one of those.
+  template <class Predicate>
+  bool is_any(const Predicate& predicate) const {
+    return std::any_of(step_.runs, step_.runs + step_.num_runs,
+                       [&](const Run& run) { return predicate(run.slot); });
   }
 
   bool adds_terms(const GraftedWeights& weights) const {
-    for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run)
-      if (weights.terms[run->slot].kind != kNoTerm) return true;
-    return false;
-  }
-
-  bool changes_inputs(const GraftedWeights& weights) const {
-    for (const Run* run = step_.runs; run < step_.runs + step_.num_runs; ++run)
-      if (weights.inputs[run->slot].scale != nullptr || weights.inputs[run->slot].num_rotations > 0)
-        return true;
-    return false;
+    return is_any([&](int32_t slot) { return weights.terms[slot].kind != kNoTerm; });
   }
 
   void finish(const Product& product, const float* x) {

@@ -3,10 +3,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/clone.h>
 #include <torch/custom_class.h>
-
-#include <array>
 
 #include "checks.h"
 #include "decoder_layers.h"
@@ -56,7 +54,11 @@ class DecoderLayers : public torch::CustomClassHolder {
   const Tensor& any_table() const { return layers_[0].other_tables[0]; }
 
   DecoderLayer view(int64_t index, float* k_cache, float* v_cache) const {
-    const Layer& layer = layers_[index];
+    return view_of(layers_[index], k_cache, v_cache);
+  }
+
+ private:
+  static DecoderLayer view_of(const Layer& layer, float* k_cache, float* v_cache) {
     DecoderLayer view{};
     view.attention_norm = norm_of(layer, 0);
     view.mlp_norm = norm_of(layer, 1);
@@ -74,7 +76,6 @@ class DecoderLayers : public torch::CustomClassHolder {
     return view;
   }
 
- private:
   static GraftedNorm norm_of(const Layer& layer, size_t i) {
     return {layer.norms[i].const_data_ptr<float>(), check_slots<NormSlot>(layer.other_tables[i]),
             static_cast<float>(layer.constants[2 * i]),
@@ -93,13 +94,9 @@ class DecoderLayers : public torch::CustomClassHolder {
   }
 
   void check_layer(const Layer& layer) const {
-    const DecoderLayer found = [&] {
-      for (const Tensor& codes : layer.codes) check_contiguous(codes, at::kChar, 3, "codes");
-      for (const Tensor& norm : layer.norms) check_contiguous(norm, at::kFloat, 1, "norm");
-      DecoderLayers alone;
-      alone.layers_.push_back(layer);
-      return alone.view(0, nullptr, nullptr);
-    }();
+    for (const Tensor& codes : layer.codes) check_contiguous(codes, at::kChar, 3, "codes");
+    for (const Tensor& norm : layer.norms) check_contiguous(norm, at::kFloat, 1, "norm");
+    const DecoderLayer found = view_of(layer, nullptr, nullptr);
     const int64_t hidden = layer.norms[0].size(0), inner = found.gate.w.out_features;
     const auto fits = [](const GraftedWeights& linear, int64_t in_features) {
       return linear.w.in_features == in_features;
@@ -157,15 +154,10 @@ inline Tensor run_decoder_layers_op(const c10::intrusive_ptr<DecoderLayers>& lay
   step.sine = sine.const_data_ptr<float>();
   step.slot_mapping = check_mapping(slot_mapping, tokens, v_caches[0]);
   step.sequences = context_lens.size(0);
-  AttentionShape& s = step.attention;
   const DecoderLayer any = layers->view(0, nullptr, nullptr);
-  s.head_dim = v_caches[0].size(3);
-  s.kv_heads = v_caches[0].size(1);
-  s.block_size = v_caches[0].size(2);
-  s.heads = any.q.w.out_features / s.head_dim;
-  s.max_blocks = block_tables.size(-1);
-  s.q_stride = s.heads * s.head_dim;
-  s.q_head_stride = s.head_dim;
+  step.attention = attention_shape(any.q.w.out_features / v_caches[0].size(3), v_caches[0],
+                                   block_tables);
+  const AttentionShape& s = step.attention;
   TORCH_CHECK(x.size(1) == step.hidden_size && s.head_dim % 2 == 0 &&
                   any.q.w.out_features % s.head_dim == 0 && s.heads % s.kv_heads == 0 &&
                   any.k.w.out_features == s.kv_heads * s.head_dim && cosine.size(0) == tokens &&

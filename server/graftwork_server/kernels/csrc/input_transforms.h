@@ -20,6 +20,8 @@ struct InputSlot {
   int64_t num_rotations;
   const void* data;  // what is read of the rotations for each row
   int64_t bytes;
+
+  bool changes() const { return scale != nullptr || num_rotations > 0; }
 };
 
 struct BlockRotation {
@@ -131,7 +133,7 @@ inline void transform_inputs(const InputSlot* slots, const Run* runs, int64_t co
   std::vector<InputTile> tiles;
   for (int64_t i = 0; i < count; ++i) {
     const InputSlot& slot = slots[runs[i].slot];
-    if (slot.scale == nullptr && slot.num_rotations == 0) continue;
+    if (!slot.changes()) continue;
     for (int64_t row = runs[i].start; row < runs[i].stop; row += kHeight)
       tiles.push_back({&slot, row, std::min<int64_t>(kHeight, runs[i].stop - row)});
   }

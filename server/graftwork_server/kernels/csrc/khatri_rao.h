@@ -129,12 +129,7 @@ inline void expand_products(int64_t rank, const float* hidden, const T* b, int64
     for (int m = 0; m < kRows; ++m)
       for (int half = 0; half < 2; ++half) {
         const int64_t column = half * kTurn + v * kLanes;
-        float* out = y + m * y_stride + column;
-        const int64_t left = std::min<int64_t>(kLanes, count - column);
-        if (left == kLanes)
-          store(out, load(out) + total[m][half]);
-        else if (left > 0)
-          store_first(out, load_first(out, left) + total[m][half], left);
+        add_to_first(y + m * y_stride + column, total[m][half], count - column);
       }
   }
 }

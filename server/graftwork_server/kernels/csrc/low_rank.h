@@ -2,9 +2,9 @@
 //
 // A is (rank, in_features); B is packed in panels of 32 outputs, (panels, rank, 32). Of a pair of
 // Khatri-Rao products there are two of each, in blocks of 32 whose halves lie in turns (simd.h): A is
-// (2, rank, padded in_features), B (panels, 2, rank, 32).
-// Both are float32 or bfloat16; arithmetic is float32. The accumulation of a row is fixed: A's dot products
-// by lanes of in_features, then a fixed tree; B over the rank ascending; one addition to y.
+// (2, rank, padded in_features), B (panels, 2, rank, 32). Both are float32 or bfloat16; arithmetic is
+// float32. The accumulation of a row is fixed: A's dot products by lanes of in_features, then a fixed
+// tree; B over the rank ascending; one addition to y.
 #pragma once
 
 #include <vector>
@@ -21,15 +21,15 @@ constexpr int64_t kRowsPerTile = 8;
 
 // One row of the slot table: (4,) int64.
 struct LowRankSlot {
-  int64_t a;         // address of A, 0 where the slot has no pair
-  int64_t b;         // address of B
+  int64_t a;       // address of A, 0 where the slot has no pair
+  int64_t b;       // address of B
   int64_t rank;
   int64_t format;  // bit 0: bfloat16 factors, else float32; bit 1: Khatri-Rao products
 
   bool is_bfloat16() const { return format & 1; }
   bool is_product() const { return format & 2; }
-  int64_t stored() const { return is_product() ? 2 * rank : rank; }      // rows of A in memory
-  int64_t width() const { return is_product() ? rank * rank : rank; }    // of x A^T
+  int64_t stored() const { return is_product() ? 2 * rank : rank; }    // rows of A in memory
+  int64_t width() const { return is_product() ? rank * rank : rank; }  // of x A^T
   int64_t element() const { return is_bfloat16() ? sizeof(BFloat16) : sizeof(float); }  // bytes
 };
 
@@ -51,7 +51,6 @@ struct RowTile {
   LowRankSlot slot;
   int64_t row;
   int64_t rows;
-  const LowRankSum* sum;
 };
 
 // hidden[r][j] = x[r] . a[j]. With one row it asks for as much of `ahead` as it reads.
@@ -87,13 +86,13 @@ inline void project_tile(int64_t in_features, const float* x, int64_t x_stride, 
 
 // hidden = x A^T for kRows rows
 template <class T, int kRows, int kRanks>
-void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x,
+void project(const LowRankSlot& slot, int64_t in_features, const float* x, int64_t x_stride,
              const char* ahead, float* hidden) {
   const T* a = reinterpret_cast<const T*>(slot.a);
   const auto project_some = [&]<int kSome>(int64_t j) {
-    const int64_t start = j * shape.in_features;
-    project_tile<T, kRows, kSome>(shape.in_features, x, shape.x_stride, a + start,
-                                  ahead + start * sizeof(T), hidden + j, slot.rank);
+    const int64_t start = j * in_features;
+    project_tile<T, kRows, kSome>(in_features, x, x_stride, a + start, ahead + start * sizeof(T),
+                                  hidden + j, slot.rank);
   };
   int64_t j = 0;
   for (; j + kRanks <= slot.rank; j += kRanks) project_some.template operator()<kRanks>(j);
@@ -102,25 +101,21 @@ void project(const LowRankSlot& slot, const LowRankShape& shape, const float* x,
 
 // hidden = x A^T; asks for `ahead`, memory that will be read next.
 template <class T>
-void project_rows(const RowTile& tile, const LowRankShape& shape, const float* x, const char* ahead,
-                  float* hidden) {
-  const T* a = reinterpret_cast<const T*>(tile.slot.a);
-  const int64_t width = tile.slot.width();
-  x += tile.row * shape.x_stride;
+void project_rows(const RowTile& tile, int64_t in_features, const float* x, int64_t x_stride,
+                  const char* ahead, float* hidden) {
+  const LowRankSlot& slot = tile.slot;
+  const T* a = reinterpret_cast<const T*>(slot.a);
+  const auto project_some = [&]<int kRows, int kRanks>(int64_t r) {
+    const float* first = x + (tile.row + r) * x_stride;
+    float* out = hidden + r * slot.width();
+    if (slot.is_product())
+      project_products<T, kRows>(in_features, slot.rank, first, x_stride, a, ahead, out);
+    else
+      project<T, kRows, kRanks>(slot, in_features, first, x_stride, ahead, out);
+  };
   int64_t r = 0;
-  for (; r + 4 <= tile.rows; r += 4)
-    if (tile.slot.is_product())
-      project_products<T, 4>(shape.in_features, tile.slot.rank, x + r * shape.x_stride,
-                             shape.x_stride, a, ahead, hidden + r * width);
-    else
-      project<T, 4, kTileRows / 3>(tile.slot, shape, x + r * shape.x_stride, ahead,
-                                   hidden + r * width);
-  for (; r < tile.rows; ++r)
-    if (tile.slot.is_product())
-      project_products<T, 1>(shape.in_features, tile.slot.rank, x + r * shape.x_stride,
-                             shape.x_stride, a, ahead, hidden + r * width);
-    else
-      project<T, 1, 8>(tile.slot, shape, x + r * shape.x_stride, ahead, hidden + r * width);
+  for (; r + 4 <= tile.rows; r += 4) project_some.template operator()<4, kTileRows / 3>(r);
+  for (; r < tile.rows; ++r) project_some.template operator()<1, 8>(r);
 }
 
 // y[r] += hidden[r] b for kRows rows and one panel of b: `count` outputs.
@@ -142,12 +137,8 @@ inline void expand_tile(int64_t rank, const float* hidden, const T* b, int64_t c
     }
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVecs; ++v) {
-        float* out = y + r * y_stride + column + v * kLanes;
-        const int64_t left = std::min<int64_t>(kLanes, count - column - v * kLanes);
-        if (left == kLanes)
-          store(out, load(out) + acc[r][v]);
-        else if (left > 0)
-          store_first(out, load_first(out, left) + acc[r][v], left);
+        const int64_t first = column + v * kLanes;
+        add_to_first(y + r * y_stride + first, acc[r][v], count - first);
       }
   }
 }
@@ -187,29 +178,21 @@ void expand_rows(const RowTile& tile, const LowRankShape& shape, const float* hi
 
 // next: the tile after it.
 template <class T>
-void add_tile(const RowTile& tile, const RowTile& next, const float* x, float* hidden) {
-  project_rows<T>(tile, tile.sum->shape, x, reinterpret_cast<const char*>(tile.slot.b), hidden);
-  expand_rows<T>(tile, tile.sum->shape, hidden, reinterpret_cast<const char*>(next.slot.a),
-                 tile.sum->y);
+void add_tile(const LowRankSum& sum, const RowTile& tile, const RowTile& next, const float* x,
+              float* hidden) {
+  project_rows<T>(tile, sum.shape.in_features, x, sum.shape.x_stride,
+                  reinterpret_cast<const char*>(tile.slot.b), hidden);
+  expand_rows<T>(tile, sum.shape, hidden, reinterpret_cast<const char*>(next.slot.a), sum.y);
 }
 
-inline std::vector<RowTile> row_tiles(const LowRankSum* sums, int64_t num_sums, const Run* runs,
-                                      int64_t num_runs) {
+inline void add_low_ranks(const LowRankSum& sum, const Run* runs, int64_t num_runs, const float* x) {
   std::vector<RowTile> tiles;
-  for (const LowRankSum* sum = sums; sum < sums + num_sums; ++sum)
-    for (int64_t i = 0; i < num_runs; ++i) {
-      const LowRankSlot& slot = sum->slots[runs[i].slot];
-      if (slot.a == 0) continue;
-      for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
-        tiles.push_back({slot, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row), sum});
-    }
-  return tiles;
-}
-
-// One input, several outputs.
-inline void add_low_ranks(const LowRankSum* sums, int64_t num_sums, const Run* runs,
-                          int64_t num_runs, const float* x) {
-  const std::vector<RowTile> tiles = row_tiles(sums, num_sums, runs, num_runs);
+  for (int64_t i = 0; i < num_runs; ++i) {
+    const LowRankSlot& slot = sum.slots[runs[i].slot];
+    if (slot.a == 0) continue;
+    for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
+      tiles.push_back({slot, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row)});
+  }
   const int64_t count = tiles.size();
   if (count == 0) return;
   const int64_t chunk = divide_up(count, 4 * at::get_num_threads());
@@ -221,9 +204,9 @@ inline void add_low_ranks(const LowRankSum* sums, int64_t num_sums, const Run* r
       const RowTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, count - 1)];
       hidden.resize(tile.rows * tile.slot.width());
       if (tile.slot.is_bfloat16())
-        add_tile<BFloat16>(tile, next, x, hidden.data());
+        add_tile<BFloat16>(sum, tile, next, x, hidden.data());
       else
-        add_tile<float>(tile, next, x, hidden.data());
+        add_tile<float>(sum, tile, next, x, hidden.data());
     }
   });
 }

@@ -61,12 +61,12 @@ struct BottleneckTile {
 };
 
 template <class T>
-void add_bottleneck_tile(const BottleneckTile& tile, const BottleneckTile& next, float* hidden) {
+void add_bottleneck_tile(const BottleneckTile& tile, const BottleneckTile& next,
+                         const LowRankShape& shape, float* y, float* hidden) {
   const BottleneckSlot& slot = *tile.slot;
-  const LowRankShape& shape = tile.rows.sum->shape;
-  float* y = tile.rows.sum->y;
   const int64_t rank = slot.factors.rank;
-  project_rows<T>(tile.rows, shape, y, reinterpret_cast<const char*>(slot.factors.b), hidden);
+  project_rows<T>(tile.rows, shape.in_features, y, shape.x_stride,
+                  reinterpret_cast<const char*>(slot.factors.b), hidden);
   for (int64_t row = 0; row < tile.rows.rows; ++row)
     for (int64_t j = 0; j < rank; ++j)
       hidden[row * rank + j] = activate(slot.activation, hidden[row * rank + j] + slot.down_bias[j]);
@@ -80,14 +80,14 @@ void add_bottleneck_tile(const BottleneckTile& tile, const BottleneckTile& next,
 // y += f(y down^T + down_bias) up^T + up_bias, in place.
 inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_t count,
                             int64_t features, int64_t stride, float* y) {
-  const LowRankSum sum{nullptr, {features, features, stride, stride}, y};
+  const LowRankShape shape{features, features, stride, stride};
   std::vector<BottleneckTile> tiles;
   for (int64_t i = 0; i < count; ++i) {
     const BottleneckSlot& slot = slots[runs[i].slot];
     if (slot.factors.a == 0) continue;
     for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile)
       tiles.push_back(
-          {&slot, {slot.factors, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row), &sum}});
+          {&slot, {slot.factors, row, std::min<int64_t>(kRowsPerTile, runs[i].stop - row)}});
   }
   if (tiles.empty()) return;
   const int64_t num_tiles = tiles.size();
@@ -99,9 +99,9 @@ inline void add_bottlenecks(const BottleneckSlot* slots, const Run* runs, int64_
       const BottleneckTile& next = tiles[std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1)];
       hidden.resize(tile.rows.rows * tile.slot->factors.rank);
       if (tile.slot->factors.is_bfloat16())
-        add_bottleneck_tile<BFloat16>(tile, next, hidden.data());
+        add_bottleneck_tile<BFloat16>(tile, next, shape, y, hidden.data());
       else
-        add_bottleneck_tile<float>(tile, next, hidden.data());
+        add_bottleneck_tile<float>(tile, next, shape, y, hidden.data());
     }
   });
 }

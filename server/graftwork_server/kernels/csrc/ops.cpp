@@ -29,7 +29,7 @@ Tensor int8_linear_op(const Tensor& x, const Tensor& codes, const Tensor& scales
   const PanelWeights w =
       check_weights<Int8Codes>(x.size(1), codes, at::kChar, scales, bias, out_features);
   Tensor y = at::empty({x.size(0), out_features}, x.options());
-  const RoundedProduct product{w, y.mutable_data_ptr<float>(), nullptr};
+  const RoundedProduct product{w, y.mutable_data_ptr<float>()};
   multiply_int8({&product, 1}, x.size(0), x.const_data_ptr<float>());
   return y;
 }
@@ -54,7 +54,7 @@ void add_low_rank_op(Tensor& y, const Tensor& x, const Tensor& slots, const Tens
                        {x.size(1), y.size(1), x.stride(0), y.stride(0)},
                        y.mutable_data_ptr<float>()};
   const Run* first = check_runs(runs, slots, y.size(0));
-  add_low_ranks(&sum, 1, first, runs.size(0), x.const_data_ptr<float>());
+  add_low_ranks(sum, first, runs.size(0), x.const_data_ptr<float>());
 }
 
 void apply_output_scale_op(Tensor& y, const Tensor& slots, const Tensor& runs) {
@@ -147,18 +147,13 @@ Tensor paged_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
                           std::optional<int64_t> sliding_window, std::optional<double> softcap) {
   check_rows(q, 3, "q");
   check_cache(k_cache, v_cache);
-  AttentionShape s{};
-  s.heads = q.size(1);
-  s.kv_heads = v_cache.size(1);
-  s.head_dim = q.size(2);
-  s.block_size = v_cache.size(2);
-  s.max_blocks = block_tables.size(-1);
+  AttentionShape s = attention_shape(q.size(1), v_cache, block_tables);
   s.q_stride = q.stride(0);
   s.q_head_stride = q.stride(1);
   s.scale = static_cast<float>(scale);
   s.sliding_window = sliding_window.value_or(0);
   s.softcap = static_cast<float>(softcap.value_or(0.0));
-  TORCH_CHECK(s.head_dim == v_cache.size(3) && s.heads % s.kv_heads == 0, "q ", q.sizes(),
+  TORCH_CHECK(s.head_dim == q.size(2) && s.heads % s.kv_heads == 0, "q ", q.sizes(),
               " does not fit the cache ", v_cache.sizes());
   TORCH_CHECK(!sliding_window || *sliding_window > 0, "sliding_window must be positive");
   TORCH_CHECK(!softcap || *softcap > 0, "softcap must be positive");

@@ -10,6 +10,8 @@ namespace graftwork {
 struct OutputScaleSlot {
   int64_t scale;
   int64_t bias;
+
+  bool changes() const { return scale != 0 || bias != 0; }
 };
 
 // Outputs [first, stop) of one row.
@@ -28,7 +30,7 @@ inline void apply_output_scale(const OutputScaleSlot* slots, const Run* runs, in
                                int64_t out_features, int64_t y_stride, float* y) {
   for (int64_t i = 0; i < count; ++i) {
     const OutputScaleSlot& slot = slots[runs[i].slot];
-    if (slot.scale == 0 && slot.bias == 0) continue;
+    if (!slot.changes()) continue;
     float* first = y + runs[i].start * y_stride;
     for_each_chunk(runs[i].stop - runs[i].start, 64, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)

@@ -2,10 +2,10 @@
 //
 // Work is cut by sequence, key/value head and block of queries. The query heads that share a
 // key/value head are rows of one tile. Keys are stored turned around, (head_dim, block_size) in each
-// block, so that scores are computed for many keys at once. The softmax is online over blocks of 64 keys that are
-// aligned to position 0, so a query's result depends on its own keys only: masked keys add exact
-// zeros, fully masked blocks change nothing, and neither neighbours nor the chunking of the prompt
-// can change a bit.
+// block, so that scores are computed for many keys at once. The softmax is online over blocks of 64
+// keys that are aligned to position 0, so a query's result depends on its own keys only: masked keys
+// add exact zeros, fully masked blocks change nothing, and neither neighbours nor the chunking of the
+// prompt can change a bit.
 #pragma once
 
 #include <limits>
@@ -102,54 +102,6 @@ inline KeyVectors key_vectors(const AttentionShape& s, const AttentionItem& item
   return out;
 }
 
-// scores[r][j] = q[r] . key j for kRows rows and kVecs vectors of keys: chains over d ascending, as in
-// multiply().
-template <int kRows, int kVecs>
-inline void score_tile(int64_t head_dim, const float* q, int64_t q_stride,
-                       const float* const* keys, int64_t stride, float* scores) {
-  Vec acc[kRows][kVecs] = {};
-  for (int64_t d = 0; d < head_dim; ++d) {
-    Vec key[kVecs];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) key[v] = load(keys[v] + d * stride);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const float x = q[r * q_stride + d];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = fma(key[v], x, acc[r][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < kVecs; ++v) store(scores + r * kKeyBlock + v * kLanes, acc[r][v]);
-}
-
-template <int kRows, int kVecs>
-inline void score_rows(int64_t rows, int64_t head_dim, const float* q, int64_t q_stride,
-                       const float* const* keys, int64_t stride, float* scores) {
-  if (rows == kRows)
-    score_tile<kRows, kVecs>(head_dim, q, q_stride, keys, stride, scores);
-  else if constexpr (kRows > 1)
-    score_rows<kRows - 1, kVecs>(rows, head_dim, q, q_stride, keys, stride, scores);
-}
-
-// Scores of all rows for `vectors` vectors of keys.
-inline void score(const AttentionShape& s, int64_t rows, int64_t vectors, const KeyVectors& keys,
-                  const float* q, float* scores) {
-  const int64_t dim = s.padded_dim();
-  const auto some = [&]<int kRows, int kVecs>(int64_t v) {
-    for (int64_t r = 0; r < rows; r += kRows)
-      score_rows<kRows, kVecs>(std::min<int64_t>(kRows, rows - r), s.head_dim, q + r * dim, dim,
-                               keys.start + v, keys.stride, scores + r * kKeyBlock + v * kLanes);
-  };
-  int64_t v = 0;
-  if (rows <= kTileRows / 2)
-    for (; v + 4 <= vectors; v += 4) some.template operator()<kTileRows / 2, 4>(v);
-  for (; v + 2 <= vectors; v += 2) some.template operator()<kTileRows, 2>(v);
-  if (v < vectors) some.template operator()<kTileRows, 1>(v);
-}
-
 // Turns the scores of a row into weights and moves its running maximum and sum.
 // Keys [low, high) of the block are visible. Returns the factor of what was accumulated before.
 inline float softmax_row(const AttentionShape& s, float* scores, int64_t width, int64_t low,
@@ -220,7 +172,10 @@ inline void attend(const AttentionShape& s, const AttentionItem& item, const flo
     const int64_t count = std::min(kKeyBlock, end - first);
     const int64_t width = divide_up(count, kLanes) * kLanes;
     const KeyVectors keys = key_vectors(s, item, k_cache, first, count, scratch.keys.data());
-    score(s, rows, width / kLanes, keys, scratch.q.data(), scratch.scores.data());
+    std::fill(scratch.scores.begin(), scratch.scores.begin() + rows * kKeyBlock, 0.0f);
+    const auto vector = [&](int64_t d, int64_t v) { return load(keys.start[v] + d * keys.stride); };
+    multiply_vectors(rows, s.head_dim, width / kLanes, scratch.q.data(), dim, vector,
+                     scratch.scores.data(), kKeyBlock);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t last = item.position + r / group;
       const int64_t low = std::max<int64_t>(0, last + 1 - window - first);

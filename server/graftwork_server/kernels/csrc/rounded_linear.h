@@ -177,8 +177,8 @@ void few_rounded_rows_chunk(const PanelWeights& w, int64_t panel, int64_t count,
 // One of the weights that an input is multiplied by.
 struct RoundedProduct {
   PanelWeights w;
-  float* y;                  // (rows, w.out_features)
-  const LowRankSlot* slots;  // null where no adapter adds a low-rank term
+  float* y;                                 // (rows, w.out_features)
+  const LowRankSlot* slots = nullptr;       // null where no adapter adds a low-rank term
   const OutputScaleSlot* scales = nullptr;  // null where none comes right after the low-rank terms
 };
 
@@ -277,42 +277,49 @@ inline void many_rounded_rows(const PanelWeights& w, int64_t panel, int64_t rows
   for (int64_t r = 0; r < rows; ++r) store_panel(w, panel, sums + r * kPanel, y + r * w.out_features);
 }
 
-// Rounds the rows of x, and multiplies them by the first factors of their adapters.
-inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const float* x,
-                            const Run* runs, int64_t num_runs, std::vector<PanelEdits>& edits) {
-  const PanelWeights& any = products.first->w;
-  const Rounded rounded = space_for_rounded(any, rows);
-  std::vector<LowRankSum> sums;
-  int64_t width = 0;
-  for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p) {
-    sums.push_back({p->slots, {any.in_features, p->w.out_features, any.in_features, 0}, nullptr});
-    for (int64_t i = 0; p->slots != nullptr && i < num_runs; ++i)
-      width += p->slots[runs[i].slot].width() * (runs[i].stop - runs[i].start);
-  }
-  for (int64_t place = 0; place < products.count; ++place)
-    for (int64_t i = 0; products.first[place].scales != nullptr && i < num_runs; ++i) {
-      const OutputScaleSlot& slot = products.first[place].scales[runs[i].slot];
-      if (slot.scale != 0 || slot.bias != 0)
-        edits[place].add(ScaledRun{slot, runs[i].start, runs[i].stop});
-    }
+// What adapters do to each product, and the tiles whose x A^T that takes, in memory of this thread.
+struct StepEdits {
+  std::vector<PanelEdits> of_product;
   std::vector<ProjectionTile> tiles;
-  float* hidden = scratch<3>(width);
-  for (int64_t place = 0; place < products.count; ++place)
-    for (int64_t i = 0; sums[place].slots != nullptr && i < num_runs; ++i) {
-      const LowRankSlot& slot = sums[place].slots[runs[i].slot];
-      if (slot.a == 0) continue;
-      edits[place].add(ProjectedRun{slot, runs[i].start, runs[i].stop, hidden});
-      for (int64_t row = runs[i].start; row < runs[i].stop; row += kRowsPerTile) {
-        const int64_t count = std::min<int64_t>(kRowsPerTile, runs[i].stop - row);
-        tiles.push_back({{slot, row, count, &sums[place]}, hidden});
-        hidden += count * slot.width();
+
+  StepEdits(const RoundedProducts& products, const Run* runs, int64_t num_runs)
+      : of_product(products.count) {
+    int64_t width = 0;
+    for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p)
+      for (const Run* run = runs; p->slots != nullptr && run < runs + num_runs; ++run)
+        width += p->slots[run->slot].width() * (run->stop - run->start);
+    float* hidden = scratch<3>(width);
+    for (const RoundedProduct* p = products.first; p < products.first + products.count; ++p)
+      for (const Run* run = runs; run < runs + num_runs; ++run) {
+        PanelEdits& own = of_product[p - products.first];
+        if (p->slots != nullptr && p->slots[run->slot].a != 0)
+          hidden = add(own, p->slots[run->slot], *run, hidden);
+        if (p->scales != nullptr && p->scales[run->slot].changes())
+          own.add(ScaledRun{p->scales[run->slot], run->start, run->stop});
       }
+  }
+
+ private:
+  // Returns the end of the run's x A^T.
+  float* add(PanelEdits& own, const LowRankSlot& slot, const Run& run, float* hidden) {
+    own.add(ProjectedRun{slot, run.start, run.stop, hidden});
+    for (int64_t row = run.start; row < run.stop; row += kRowsPerTile) {
+      const int64_t count = std::min<int64_t>(kRowsPerTile, run.stop - row);
+      tiles.push_back({{slot, row, count}, hidden});
+      hidden += count * slot.width();
     }
+    return hidden;
+  }
+};
+
+// Rounds the rows of x, and multiplies them by the first factors of their adapters.
+inline Rounded prepare_rows(const PanelWeights& any, int64_t rows, const float* x,
+                            const std::vector<ProjectionTile>& tiles) {
   constexpr int64_t kRowsAtOnce = 16;
+  const Rounded rounded = space_for_rounded(any, rows);
   const int64_t num_tiles = tiles.size(), blocks = divide_up(rows, kRowsAtOnce);
   const int64_t chunk = std::max<int64_t>(1, divide_up(num_tiles, 4 * at::get_num_threads()));
-  const int64_t chunks = divide_up(num_tiles, chunk);
-  for_each_chunk(blocks + chunks, 1, [&](int64_t item, int64_t) {
+  for_each_chunk(blocks + divide_up(num_tiles, chunk), 1, [&](int64_t item, int64_t) {
     if (item < blocks)
       return round_rows(any, item * kRowsAtOnce, std::min(rows, (item + 1) * kRowsAtOnce), x,
                         rounded);
@@ -322,10 +329,11 @@ inline Rounded prepare_rows(const RoundedProducts& products, int64_t rows, const
       // With two threads the chunk after the next is the likely one.
       const int64_t after = std::min(i + 1 < end ? i + 1 : i + 1 + chunk, num_tiles - 1);
       const char* ahead = reinterpret_cast<const char*>(tiles[after].rows.slot.a);
+      const int64_t in = any.in_features;
       if (tile.rows.slot.is_bfloat16())
-        project_rows<BFloat16>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
+        project_rows<BFloat16>(tile.rows, in, x, in, ahead, tile.hidden);
       else
-        project_rows<float>(tile.rows, tile.rows.sum->shape, x, ahead, tile.hidden);
+        project_rows<float>(tile.rows, in, x, in, ahead, tile.hidden);
     }
   });
   return rounded;
@@ -337,16 +345,17 @@ inline void rounded_linears(const RoundedProducts& products, int64_t rows, const
                             const Run* runs, int64_t num_runs) {
   constexpr int64_t kRowBlock = 128;  // its sums and its slice of x stay in the caches
   const PanelWeights& any = products.first->w;
-  std::vector<PanelEdits> edits(products.count);
-  const Rounded rounded = prepare_rows(products, rows, x, runs, num_runs, edits);
-  if (rows <= kFewRows) return few_rounded_rows_linears(products, rows, rounded, edits.data());
+  const StepEdits edits(products, runs, num_runs);
+  const Rounded rounded = prepare_rows(any, rows, x, edits.tiles);
+  if (rows <= kFewRows)
+    return few_rounded_rows_linears(products, rows, rounded, edits.of_product.data());
   const int64_t panels = products.panels();
   for (int64_t first = 0; first < rows; first += kRowBlock) {
     const int64_t count = std::min(kRowBlock, rows - first);
     for_each_chunk(panels, products.neighbours(), [&](int64_t begin, int64_t end) {
       alignas(64) float sums[kRowBlock * kPanel];
       products.for_each_part(begin, end, [&](const RoundedProduct& p, int64_t panel, int64_t stop) {
-        const PanelEdits& own = edits[&p - products.first];
+        const PanelEdits& own = edits.of_product[&p - products.first];
         BlocksAhead& ahead = blocks_ahead();
         own.begin(panel);
         for (; panel < stop; ++panel) {
@@ -372,7 +381,7 @@ inline void multiply_int8(const RoundedProducts& products, int64_t rows, const f
     panel_linear<Int8Codes>(p->w, rows, x, p->y);
     const int64_t out = p->w.out_features;
     const LowRankSum sum{p->slots, {any.in_features, out, any.in_features, out}, p->y};
-    if (p->slots != nullptr) add_low_ranks(&sum, 1, runs, num_runs, x);
+    if (p->slots != nullptr) add_low_ranks(sum, runs, num_runs, x);
     if (p->scales != nullptr) apply_output_scale(p->scales, runs, num_runs, out, out, p->y);
   }
 }

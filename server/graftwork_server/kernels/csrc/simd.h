@@ -228,6 +228,14 @@ inline void store_first(float* p, Vec v, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) p[lane] = v[lane];
 }
 
+// p += v, of which `left` elements are there: none where it is not positive.
+inline void add_to_first(float* p, Vec v, int64_t left) {
+  if (left >= kLanes)
+    store(p, load(p) + v);
+  else if (left > 0)
+    store_first(p, load_first(p, left) + v, left);
+}
+
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define GRAFTWORK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
